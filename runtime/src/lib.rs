@@ -1,0 +1,3 @@
+//! OCI runtime: bundle to running container.
+#![forbid(unsafe_code)]
+pub mod cli;
