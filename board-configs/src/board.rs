@@ -1,0 +1,219 @@
+//! A board, checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::BoardError;
+
+/// A kind of board, everything resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Board {
+    /// File name without `.toml`.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// CPU architecture and with it the Rust target.
+    pub arch: Arch,
+    /// How much memory Punnet itself may use on it, KiB.
+    pub memory_budget_kib: u32,
+    /// Words that must be on the kernel's command line.
+    #[serde(default)]
+    pub kernel_command_line: Vec<String>,
+    /// Kernel modules to load.
+    #[serde(default)]
+    pub kernel_modules: Vec<String>,
+    /// The LED that shows how the agent is, if the board has one.
+    #[serde(default)]
+    pub status_led: Option<LedConfig>,
+    /// What an app may ask for by class instead of by device node.
+    #[serde(default)]
+    pub device_classes: BTreeMap<String, DeviceClass>,
+}
+
+/// CPU architectures Punnet is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arch {
+    /// x86-64
+    Amd64,
+    /// ARMv8, 64 bits
+    Arm64,
+    /// ARMv7, hard float
+    ArmV7,
+    /// ARMv6, hard float (Pi Zero, Pi 1)
+    ArmV6,
+}
+
+impl Arch {
+    /// The Rust target triple its static binary is built for.
+    pub const fn target(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-unknown-linux-musl",
+            Self::Arm64 => "aarch64-unknown-linux-musl",
+            Self::ArmV7 => "armv7-unknown-linux-musleabihf",
+            Self::ArmV6 => "arm-unknown-linux-musleabihf",
+        }
+    }
+}
+
+/// Device nodes that belong together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceClass {
+    /// Device nodes; the last level may end in `*`.
+    pub nodes: Vec<String>,
+}
+
+impl DeviceClass {
+    /// The nodes that are there now, in order of name.
+    pub fn present(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = self
+            .nodes
+            .iter()
+            .flat_map(|node| matching(Path::new(node)))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+/// The status LED.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LedConfig {
+    /// A line of a GPIO chip.
+    Gpio(GpioLine),
+    /// A LED that a kernel driver already owns: its name below /sys/class/leds.
+    Class(String),
+}
+
+/// A line of a GPIO chip (Linux `Documentation/userspace-api/gpio/chardev.rst`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpioLine {
+    /// Device node of the chip.
+    pub chip: PathBuf,
+    /// Offset of the line in it.
+    pub line: u32,
+    /// On means a low level.
+    #[serde(default)]
+    pub active_low: bool,
+}
+
+impl Board {
+    /// A board nobody described: no LED, the device classes every Linux has.
+    pub fn generic(arch: Arch) -> Self {
+        let class = |nodes: &[&str]| DeviceClass {
+            nodes: nodes.iter().map(ToString::to_string).collect(),
+        };
+        Self {
+            name: "generic".into(),
+            description: "A board without a description of its own".into(),
+            arch,
+            memory_budget_kib: 2048,
+            kernel_command_line: Vec::new(),
+            kernel_modules: Vec::new(),
+            status_led: None,
+            device_classes: BTreeMap::from([
+                ("gpio".into(), class(&["/dev/gpiochip*"])),
+                ("i2c".into(), class(&["/dev/i2c-*"])),
+                (
+                    "serial".into(),
+                    class(&["/dev/ttyACM*", "/dev/ttyAMA*", "/dev/ttyS*", "/dev/ttyUSB*"]),
+                ),
+                ("spi".into(), class(&["/dev/spidev*"])),
+                ("video".into(), class(&["/dev/media*", "/dev/video*"])),
+                ("watchdog".into(), class(&["/dev/watchdog*"])),
+            ]),
+        }
+    }
+
+    /// Reads a resolved board as the tools write it.
+    pub fn from_json_file(path: &Path) -> Result<Self, BoardError> {
+        let text = std::fs::read(path).map_err(|source| BoardError::Read {
+            path: path.into(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|error| BoardError::Parse {
+            path: path.into(),
+            text: error.to_string(),
+        })
+    }
+}
+
+/// The paths that `pattern` stands for; a `*` is understood only at the end of the last level.
+fn matching(pattern: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (
+        pattern.parent(),
+        pattern.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return Vec::new();
+    };
+    let Some(prefix) = name.strip_suffix('*') else {
+        return if pattern.exists() {
+            vec![pattern.into()]
+        } else {
+            Vec::new()
+        };
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with(prefix))
+        })
+        .map(|entry| entry.path())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_lists_the_nodes_that_are_there_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["i2c-1", "i2c-0", "spidev0.0", "exact"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let node = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+        let class = DeviceClass {
+            nodes: vec![node("i2c-*"), node("exact"), node("absent"), node("absent*")],
+        };
+        let found: Vec<_> = class
+            .present()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(found, ["exact", "i2c-0", "i2c-1"]);
+    }
+
+    #[test]
+    fn a_resolved_board_survives_json() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("board.json");
+        let board = Board::generic(Arch::ArmV6);
+        std::fs::write(&path, serde_json::to_vec(&board).unwrap()).unwrap();
+        assert_eq!(Board::from_json_file(&path).unwrap(), board);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("board.json");
+        std::fs::write(&path, r#"{"name":"x","colour":"red"}"#).unwrap();
+        let error = Board::from_json_file(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("colour") && error.contains("line 1 column"),
+            "{error}"
+        );
+    }
+}
