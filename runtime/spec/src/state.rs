@@ -1,0 +1,50 @@
+//! The state document: what `state` prints and hooks read.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` has not ended.
+    Creating,
+    /// Waits for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// The program ended.
+    Stopped,
+}
+
+impl Status {
+    /// The specification's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// State of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the specification this document follows.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// Where in its life.
+    pub status: Status,
+    /// Process id of the container's init on the host; absent when stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Absolute path of the bundle.
+    pub bundle: String,
+    /// From config.json.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
