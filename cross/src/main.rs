@@ -1,2 +1,50 @@
-//! See Cargo.toml.
-fn main() {}
+//! `cargo xtask`: everything a person or CI does with this repository.
+//!
+//! | command | what it does | file |
+//! |---|---|---|
+//! | `demo` | builds all, deploys a scratch container over MQTT to an agent on this machine, shows it | demo.rs |
+//! | `test` | installs what is missing, then every check there is; CI runs exactly this | test.rs |
+//! | `size` | size of the device binary, by feature and dependency | size.rs |
+//! | `bench` | speed and memory beside the peers that are installed | bench.rs |
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod demo;
+mod fuzz;
+mod packages;
+mod process;
+mod size;
+mod stand;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything a person or CI does with this repository")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything and let a fleet controller run a scratch container on this machine, over MQTT
+    Demo(demo::Options),
+    /// Install what is missing, then format check, lints, dependency check, all tests; what CI runs
+    Test(test::Options),
+    /// Print the size of the static device binary and what each feature and dependency adds
+    Size(size::Options),
+    /// Measure speed and memory beside the peers that are installed
+    Bench(bench::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run_all(&options),
+        Command::Size(options) => size::run(&options),
+        Command::Bench(options) => bench::run_all(&options),
+    }
+}

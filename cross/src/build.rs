@@ -1,0 +1,87 @@
+//! Building our own programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{run, stdout_of};
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("cross/ is a folder of the repository")
+}
+
+/// Where cargo writes.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// How a static binary for this machine is made.
+pub struct StaticTarget {
+    /// The Rust target triple.
+    pub triple: String,
+    /// False when the C library of this machine has no static half: then the binary is dynamic.
+    pub is_static: bool,
+}
+
+/// Picks the musl target when it is installed, else glibc's static half.
+pub fn static_target() -> Result<StaticTarget> {
+    let version = stdout_of(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let musl = host.replace("-gnu", "-musl");
+    let sysroot = stdout_of(Command::new("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(&musl).join("lib").is_dir() {
+        return Ok(StaticTarget { triple: musl, is_static: true });
+    }
+    let libc = stdout_of(Command::new("cc").arg("-print-file-name=libc.a"))?;
+    Ok(StaticTarget { triple: host.into(), is_static: Path::new(libc.trim()).is_absolute() })
+}
+
+/// Whether symbols are left in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Strip {
+    Yes,
+    No,
+}
+
+/// Builds `package` as small as we ship it and returns the path of its binary.
+pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<PathBuf> {
+    let target = static_target()?;
+    let mut command = cargo();
+    command.args(["build", "--release", "--locked", "--package", package, "--target", &target.triple]);
+    // A folder of its own for each feature set, so that one does not undo the other's work.
+    let mut name = if features.is_empty() { "full".into() } else { features.join("-") };
+    if strip == Strip::No {
+        name += "-symbols";
+        command.env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    }
+    let folder = target_dir().join("device").join(name);
+    command.arg("--target-dir").arg(&folder);
+    if !features.is_empty() {
+        command.args(["--no-default-features", "--features", &features.join(",")]);
+    }
+    if target.is_static {
+        command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    }
+    run(&mut command)?;
+    existing(folder.join(&target.triple).join("release").join(package))
+}
+
+/// Builds the fleet controller for this machine and returns the path of its binary.
+pub fn fleet_binary() -> Result<PathBuf> {
+    run(cargo().args(["build", "--profile", "server", "--locked", "--package", "punnet-fleet"]))?;
+    existing(target_dir().join("server/punnet-fleet"))
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    ensure!(path.is_file(), "cargo has built no {}", path.display());
+    Ok(path)
+}

@@ -1,0 +1,60 @@
+//! What the tests need from outside, and how it gets here.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::cargo;
+use crate::process::{is_installed, run};
+
+/// A program the tests use and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("runc", "runc"),
+    ("crun", "crun"),
+    ("busybox", "busybox-static"),
+    ("newuidmap", "uidmap"),
+    ("setpriv", "util-linux"),
+    ("cc", "gcc"),
+];
+
+/// Installs what is missing when root; says what to install otherwise.
+pub fn ensure_programs() -> Result<()> {
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !is_installed(program)).map(|&(_, package)| package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() || !is_installed("apt-get") {
+        bail!("please install first: apt-get install {}", missing.join(" "));
+    }
+    eprintln!("    installing {}", missing.join(" "));
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o=Dpkg::Use-Pty=0"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        run(command.stdin(Stdio::null()).stdout(Stdio::null()))
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())?;
+    stop_services_we_did_not_ask_for();
+    Ok(())
+}
+
+/// Debian starts a broker with its package; the tests start their own.
+fn stop_services_we_did_not_ask_for() {
+    if is_installed("systemctl") && !Command::new("systemctl").args(["stop", "mosquitto"]).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("    (no service manager stopped the packaged broker; the tests use ports of their own)");
+    }
+}
+
+/// Installs a cargo subcommand when it is missing.
+pub fn ensure_cargo_tool(tool: &str) -> Result<()> {
+    let found = cargo().args([tool.trim_start_matches("cargo-"), "--version"]).output();
+    if found.context("cannot start cargo")?.status.success() {
+        return Ok(());
+    }
+    eprintln!("    installing {tool} (some minutes)");
+    run(cargo().args(["install", "--quiet", "--locked", tool]))
+}

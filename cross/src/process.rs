@@ -1,0 +1,149 @@
+//! Running programs, and ending them for certain.
+
+use std::ffi::OsStr;
+use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a server gets between SIGTERM and SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at something that is waited for.
+pub const POLL: Duration = Duration::from_millis(20);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C and SIGTERM make [`interrupted`] true instead of ending the process, so that what was started is cleaned up.
+pub fn catch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C")
+}
+
+/// True once Ctrl-C was pressed.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Runs to the end, output to the terminal.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    if interrupted() {
+        bail!("interrupted");
+    }
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs to the end and returns what it printed on stdout.
+pub fn stdout_of(command: &mut Command) -> Result<String> {
+    let output = output_of(command)?;
+    if !output.status.success() {
+        bail!("{} ended with {}: {}", shown(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs to the end, whatever comes of it.
+pub fn output_of(command: &mut Command) -> Result<Output> {
+    command.output().with_context(|| format!("cannot start {}", shown(command)))
+}
+
+/// True when `program` is on the PATH.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Servers live in sbin, which an ordinary user's PATH may leave out.
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file())
+}
+
+/// Looks again and again until `ready` has an answer.
+pub fn wait_for<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ready()? {
+            return Ok(answer);
+        }
+        if interrupted() {
+            bail!("interrupted");
+        }
+        if began.elapsed() > timeout {
+            bail!("waited {} s for {what} in vain", timeout.as_secs());
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A server that ends with this value.
+pub struct Server {
+    name: &'static str,
+    child: Child,
+}
+
+impl Server {
+    /// Starts it.
+    pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        let child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+        Ok(Self { name, child })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error when it has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the {} ended by itself with {status}", self.name),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM, then SIGKILL.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        kill(self.nix_pid(), Signal::SIGTERM)?;
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > STOP_TIMEOUT {
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("the {} did not end within {} s of SIGTERM and was killed", self.name, STOP_TIMEOUT.as_secs());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn nix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits pid_t"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+/// The command line for messages.
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// The memory that is a process's own share, from /proc/PID/smaps_rollup (proc_pid_smaps(5)), KiB.
+pub fn pss_kib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).with_context(|| format!("no Pss in {path}"))?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

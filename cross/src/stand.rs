@@ -1,0 +1,232 @@
+//! A test stand: a fleet controller, a broker and a device agent on this machine, in a folder of their own.
+//!
+//! The demo, the bench and the end-to-end measurements all stand on it. Everything it makes is in one temporary folder and ends with it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::build::{self, Strip};
+use crate::process::{Server, output_of, run, stdout_of, wait_for};
+
+/// How long a server may take until it answers. Generous: an emulated or loaded machine is slow, a broken one is slow for ever.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a deployment may take, seconds.
+const DEPLOY_TIMEOUT_S: u32 = 60;
+
+/// The example image.
+const CONTAINERFILE: &str = include_str!("../../examples/hello/Containerfile");
+
+/// Our programs, built.
+pub struct Programs {
+    /// The device binary.
+    pub punnet: PathBuf,
+    /// The controller.
+    pub fleet: PathBuf,
+    /// The example's program.
+    pub hello: PathBuf,
+}
+
+impl Programs {
+    /// Builds them all.
+    pub fn build() -> Result<Self> {
+        Ok(Self {
+            punnet: build::device_binary("punnet", &[], Strip::Yes)?,
+            fleet: build::fleet_binary()?,
+            hello: build::device_binary("hello", &[], Strip::Yes)?,
+        })
+    }
+
+    /// Programs built before, in one folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { punnet: folder.join("punnet"), fleet: folder.join("punnet-fleet"), hello: folder.join("hello") }
+    }
+
+    /// Copies them into one folder, for a user who may not read where they were built.
+    pub fn copy_to(&self, folder: &Path) -> Result<()> {
+        for (program, name) in [(&self.punnet, "punnet"), (&self.fleet, "punnet-fleet"), (&self.hello, "hello")] {
+            std::fs::copy(program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The stand.
+pub struct Stand {
+    /// `None` only while it is being removed.
+    folder: Option<TempDir>,
+    programs: Programs,
+    agent: Option<Server>,
+    controller: Option<Server>,
+}
+
+impl Stand {
+    /// An empty one: nothing runs yet.
+    pub fn new(programs: Programs) -> Result<Self> {
+        // In /tmp whatever TMPDIR says: an ordinary user's runtime needs a short path that it may search.
+        let folder = tempfile::Builder::new().prefix("punnet-").tempdir().context("no temporary folder")?;
+        Ok(Self { folder: Some(folder), programs, agent: None, controller: None })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.as_ref().expect("it is there until the stand is removed").path()
+    }
+
+    /// A command of the controller.
+    pub fn fleet(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.programs.fleet);
+        command.arg("--state").arg(self.path().join("fleet")).args(args);
+        command
+    }
+
+    /// A command on the device.
+    pub fn punnet(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.programs.punnet);
+        command.arg("--data-root").arg(self.path().join("data"));
+        command.arg("--run-root").arg(self.path().join("run")).args(args);
+        command
+    }
+
+    /// Builds the example image and returns the archive.
+    pub fn build_hello(&self) -> Result<PathBuf> {
+        let context = self.path().join("hello");
+        std::fs::create_dir_all(&context)?;
+        std::fs::copy(&self.programs.hello, context.join("hello"))?;
+        std::fs::write(context.join("Containerfile"), CONTAINERFILE)?;
+        let archive = self.path().join("hello.oci.tar");
+        let mut command = self.punnet(&["build", "--tag", "hello", "--output"]);
+        run(command.arg(&archive).arg(&context).stdout(Stdio::null()))?;
+        Ok(archive)
+    }
+
+    /// Starts the controller with its embedded broker on free loopback ports.
+    pub fn start_controller(&mut self) -> Result<()> {
+        let mut command = self.fleet(&["serve", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+        let log = self.log("controller.log")?;
+        let mut server = Server::start("controller", command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))?;
+        let ready = wait_for("the controller to answer", READY_TIMEOUT, || {
+            server.check()?;
+            Ok(output_of(&mut self.fleet(&["devices", "--json"]))?.status.success().then_some(()))
+        });
+        ready.with_context(|| self.log_tail("controller.log"))?;
+        self.controller = Some(server);
+        Ok(())
+    }
+
+    /// Enrols a device and starts its agent.
+    pub fn start_agent(&mut self, device: &str) -> Result<()> {
+        let file = self.path().join("enrolment.json");
+        run(self.fleet(&["enroll", device, "--output"]).arg(&file).stdout(Stdio::null()))?;
+        let mut command = self.punnet(&["agent", "--enrolment"]);
+        let log = self.log("agent.log")?;
+        command.arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut server = Server::start("agent", &mut command)?;
+        let present = wait_for("the device to be online", READY_TIMEOUT, || {
+            server.check()?;
+            let devices: serde_json::Value = serde_json::from_str(&stdout_of(&mut self.fleet(&["devices", "--json"]))?)?;
+            let online = |entry: &serde_json::Value| entry["name"] == device && entry["online"] == true;
+            Ok(devices.as_array().is_some_and(|all| all.iter().any(online)).then_some(()))
+        });
+        present.with_context(|| self.log_tail("agent.log"))?;
+        self.agent = Some(server);
+        Ok(())
+    }
+
+    /// Takes the archive into the fleet as `hello`.
+    pub fn add_image(&self, archive: &Path) -> Result<()> {
+        run(self.fleet(&["images", "add", "--name", "hello"]).arg(archive).stdout(Stdio::null()))
+    }
+
+    /// Deploys `hello` as `app` and waits until the device reports it running.
+    pub fn deploy(&self, app: &str, device: &str) -> Result<()> {
+        let wait = format!("--wait={DEPLOY_TIMEOUT_S}s");
+        let words = ["deploy", "--app", app, "--image", "hello", "--device", device, "--env", "GREETING=hello from the fleet", &wait];
+        run(&mut self.fleet(&words)).with_context(|| self.log_tail("agent.log"))
+    }
+
+    /// The first `count` lines of an app's output, as they come back over MQTT.
+    pub fn first_lines(&self, app: &str, device: &str, count: usize) -> Result<Vec<String>> {
+        let mut child = Lines(self.fleet(&["logs", "--follow", device, app]).stdout(Stdio::piped()).spawn()?);
+        let stdout = child.0.stdout.take().context("logs has no stdout")?;
+        let lines = BufReader::new(stdout).lines().take(count).collect::<Result<Vec<_>, _>>()?;
+        if lines.len() < count {
+            bail!("the output of {app} ended after {} lines", lines.len());
+        }
+        Ok(lines)
+    }
+
+    /// The agent's own share of memory, KiB.
+    pub fn agent_pss_kib(&self) -> Result<u64> {
+        crate::process::pss_kib(self.agent.as_ref().context("no agent runs")?.pid())
+    }
+
+    /// Stops all that runs and removes the folder.
+    pub fn remove(mut self) -> Result<()> {
+        self.stop_all()?;
+        let path = self.path().to_path_buf();
+        self.folder.take().map_or(Ok(()), TempDir::close).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Leaves all that runs as it is and returns the folder.
+    pub fn keep(mut self) -> PathBuf {
+        std::mem::forget(self.agent.take());
+        std::mem::forget(self.controller.take());
+        self.folder.take().expect("it is there until the stand is removed").keep()
+    }
+
+    fn stop_all(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.stop()?;
+        }
+        let containers: serde_json::Value = serde_json::from_str(&stdout_of(&mut self.punnet(&["ps", "--all", "--json"]))?)?;
+        for container in containers.as_array().into_iter().flatten() {
+            let name = container["name"].as_str().context("ps names no name")?;
+            run(self.punnet(&["rm", "--force", name]).stdout(Stdio::null()))?;
+        }
+        self.controller.take().map_or(Ok(()), |mut controller| controller.stop())
+    }
+
+    fn log(&self, name: &str) -> Result<File> {
+        let path = self.path().join(name);
+        File::options().create(true).append(true).open(&path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn log_tail(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(15).collect();
+        format!("the end of {name}:\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if (self.agent.is_some() || self.controller.is_some())
+            && let Err(error) = self.stop_all()
+        {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+/// A child that ends with this value.
+struct Lines(Child);
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.0.kill().and_then(|()| self.0.wait()).is_err() {
+            eprintln!("warning: a log reader could not be ended");
+        }
+    }
+}
+
+/// Milliseconds since `began`.
+pub fn elapsed_ms(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1000.0
+}

@@ -1,0 +1,91 @@
+//! `cargo xtask test`: every check there is, in stages. CI runs exactly this.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::build::cargo;
+use crate::process::{catch_interrupts, run};
+use crate::{demo, fuzz, packages, size};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Run only the stages whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+}
+
+type Stage = (&'static str, fn() -> Result<()>);
+
+/// In this order: what fails fast comes first.
+const STAGES: &[Stage] = &[
+    ("programs", packages::ensure_programs),
+    ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
+    ("clippy", clippy),
+    ("dependencies", dependencies),
+    ("tests", tests),
+    ("doc-tests", || run(cargo().args(["test", "--quiet", "--workspace", "--doc", "--all-features", "--locked"]))),
+    ("documentation", documentation),
+    ("fuzz", fuzz::run_each_briefly),
+    ("size-budget", size::check_budgets),
+    ("demo", || demo::run(&demo::Options::default())),
+    ("demo-rootless", demo_rootless),
+];
+
+pub fn run_all(options: &Options) -> Result<()> {
+    catch_interrupts()?;
+    let began = Instant::now();
+    let mut done = 0;
+    for (name, stage) in STAGES {
+        if options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let stage_began = Instant::now();
+        println!("==> {name}");
+        if let Err(error) = stage() {
+            println!("==> {name} FAILED after {:.0} s", stage_began.elapsed().as_secs_f64());
+            return Err(error.context(format!("stage {name}")));
+        }
+        println!("==> {name} passed in {:.0} s", stage_began.elapsed().as_secs_f64());
+        done += 1;
+    }
+    if done == 0 {
+        bail!("no stage has that in its name; there are: {}", STAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
+    }
+    println!("==> all {done} stages passed in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+
+fn clippy() -> Result<()> {
+    run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"]))?;
+    // The small builds must stand on their own.
+    for features in ["runtime", "images"] {
+        run(cargo().args(["clippy", "--quiet", "--package", "punnet", "--no-default-features", "--features", features, "--locked"])
+            .args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+/// Licences, sources, duplicate and banned crates. The advisory database is not in a package registry: it is asked where it can be reached, by hand.
+fn dependencies() -> Result<()> {
+    packages::ensure_cargo_tool("cargo-deny")?;
+    run(cargo().args(["deny", "--offline", "--all-features", "--log-level", "error", "check", "bans", "licenses", "sources"]))
+}
+
+fn tests() -> Result<()> {
+    run(cargo().args(["test", "--workspace", "--all-features", "--all-targets", "--locked", "--no-fail-fast"]))
+}
+
+fn documentation() -> Result<()> {
+    run(cargo().args(["doc", "--quiet", "--workspace", "--no-deps", "--all-features", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The demo again as an ordinary user, when root runs the tests; otherwise the demo before was that.
+fn demo_rootless() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("    (not root: the demo has been run rootless already)");
+        return Ok(());
+    }
+    demo::run_as_ordinary_user()
+}
