@@ -38,7 +38,9 @@ pub enum StringsError {
 impl fmt::Display for StringsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong { bytes_max } => write!(f, "the strings together are longer than {bytes_max} bytes"),
+            Self::TooLong { bytes_max } => {
+                write!(f, "the strings together are longer than {bytes_max} bytes")
+            }
             Self::Nul => f.write_str("a string has a NUL byte inside"),
         }
     }
@@ -62,7 +64,10 @@ impl<const N: usize> Strings<N> {
             return Err(StringsError::Nul);
         }
         let before = self.0.len();
-        let added = self.0.extend_from_slice(string.as_bytes()).and_then(|()| self.0.extend_from_slice(&[0]));
+        let added = self
+            .0
+            .extend_from_slice(string.as_bytes())
+            .and_then(|()| self.0.extend_from_slice(&[0]));
         if added.is_err() {
             self.0.truncate(before);
             return Err(StringsError::TooLong { bytes_max: N });
@@ -122,6 +127,8 @@ impl<'de, const N: usize> Deserialize<'de> for Strings<N> {
             return Err(de::Error::custom("a list of strings does not end with NUL"));
         }
         core::str::from_utf8(bytes).map_err(|_| de::Error::custom("a string is not UTF-8"))?;
-        Vec::from_slice(bytes).map(Self).map_err(|_| de::Error::custom("the strings are too long"))
+        Vec::from_slice(bytes)
+            .map(Self)
+            .map_err(|_| de::Error::custom("the strings are too long"))
     }
 }

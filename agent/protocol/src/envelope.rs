@@ -38,7 +38,9 @@ impl fmt::Display for EnvelopeError {
         match self {
             Self::TooLarge => write!(f, "larger than {PAYLOAD_BYTES_MAX} bytes"),
             Self::Length => f.write_str("its length is not the one in its header"),
-            Self::Version(version) => write!(f, "schema version {version}, this side speaks {SCHEMA_VERSION}"),
+            Self::Version(version) => {
+                write!(f, "schema version {version}, this side speaks {SCHEMA_VERSION}")
+            }
             Self::Checksum => f.write_str("its checksum is wrong"),
             Self::Body => f.write_str("its content does not decode"),
         }
@@ -50,7 +52,9 @@ impl core::error::Error for EnvelopeError {}
 /// Encodes `message` into `buffer` and returns the payload.
 pub fn encode<'b, T: Serialize>(message: &T, buffer: &'b mut [u8]) -> Result<&'b [u8], EnvelopeError> {
     let body = buffer.get_mut(HEADER_BYTES..).ok_or(EnvelopeError::TooLarge)?;
-    let body_bytes = postcard::to_slice(message, body).map_err(|_| EnvelopeError::TooLarge)?.len();
+    let body_bytes = postcard::to_slice(message, body)
+        .map_err(|_| EnvelopeError::TooLarge)?
+        .len();
     seal(buffer, body_bytes)
 }
 

@@ -6,23 +6,25 @@
 //! Compatibility: [`SCHEMA_VERSION`] changes when a decoder of the old version could misread the new one. Within a version
 //! enums only grow at the end, and `tests/golden/v1/` holds bytes that are never edited.
 
-#![cfg_attr(not(test), no_std)]
+#![no_std]
 #![forbid(unsafe_code)]
 
 mod bounded;
-mod names;
-mod messages;
 pub mod envelope;
+mod messages;
+mod names;
 pub mod signed;
 pub mod topics;
+mod views;
 
 pub use bounded::{Strings, StringsError, StringsIter, Text, clipped};
 pub use messages::{
-    App, AppReport, AppState, Arch, Block, BlockAnswer, BlockRefusal, BlockWant, BoardInfo, Command, CommandAction,
-    Desired, ImageSource, Limits, LogChunk, Mount, Network, Outcome, Presence, Rejection, Reply, ReplyTo, Reported,
-    RestartPolicy,
+    App, AppReport, AppState, Arch, Block, BlockAnswer, BlockRefusal, BlockWant, BoardInfo, Command,
+    CommandAction, Desired, ImageSource, Limits, LogChunk, Mount, Network, Outcome, Presence, Rejection,
+    Reply, ReplyTo, Reported, RestartPolicy,
 };
 pub use names::{Digest, Name, NameError};
+pub use views::{BlockAnswerView, BlockView, DesiredView, LogChunkView};
 
 /// Version of every message in this crate; the first byte of each packet.
 pub const SCHEMA_VERSION: u8 = 1;

@@ -18,8 +18,8 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    APPS_MAX, ARGS_BYTES_MAX, BLOCK_BYTES_MAX, DETAIL_BYTES_MAX, DEVICE_CLASSES_MAX, Digest, ENV_BYTES_MAX, LOG_BYTES_MAX,
-    MOUNTS_MAX, Name, PATH_BYTES_MAX, REFERENCE_BYTES_MAX, Strings, Text,
+    APPS_MAX, ARGS_BYTES_MAX, BLOCK_BYTES_MAX, DETAIL_BYTES_MAX, DEVICE_CLASSES_MAX, Digest, ENV_BYTES_MAX,
+    LOG_BYTES_MAX, MOUNTS_MAX, Name, PATH_BYTES_MAX, REFERENCE_BYTES_MAX, Strings, Text,
 };
 
 /// What a device shall run: all of it, not a change to it.
@@ -190,7 +190,10 @@ pub struct Block {
 
 /// The answer to a [`BlockWant`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "no allocation in this crate; it is decoded in place and used at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "no allocation in this crate; it is decoded in place and used at once"
+)]
 pub enum BlockAnswer {
     /// The bytes.
     Data(Block),
@@ -217,7 +220,10 @@ pub enum BlockRefusal {
 /// Whether a device is there. Retained; also the will, with `online` false.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
-    /// Counts the agent's starts and connections, so that an old will cannot mark a live session as gone.
+    /// Grows with each start of the agent and with each of its connections, so that an old will cannot mark a live session
+    /// as gone. Bits 63..32 count starts (on flash), 31..16 the connections of that start (in RAM, no flash write for a
+    /// lost link; the 65536th makes it count a start), 15..0 are random, so that two devices made from one copied card tell
+    /// each other apart. Only its order has a meaning to others.
     pub session: u64,
     /// False in the will and in an orderly goodbye.
     pub online: bool,

@@ -20,7 +20,10 @@ pub struct NameError;
 
 impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a name is 1 to {NAME_BYTES_MAX} of a-z, 0-9 and '-', with no '-' at either end")
+        write!(
+            f,
+            "a name is 1 to {NAME_BYTES_MAX} of a-z, 0-9 and '-', with no '-' at either end"
+        )
     }
 }
 
@@ -36,7 +39,9 @@ impl Name {
 impl FromStr for Name {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let allowed = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        let allowed = text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if text.is_empty() || !allowed || text.starts_with('-') || text.ends_with('-') {
             return Err(NameError);
         }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, EnvelopeError, HEADER_BYTES};
-use crate::{Command, Desired, PAYLOAD_BYTES_MAX};
+use crate::{Command, Desired, DesiredView, PAYLOAD_BYTES_MAX};
 
 /// Bytes of an Ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -16,10 +16,36 @@ pub const SIGNATURE_BYTES: usize = 64;
 pub trait Signed: Serialize + for<'de> Deserialize<'de> {
     /// Says which kind of message a signature is for.
     const DOMAIN: &'static [u8];
+
+    /// Decodes all of a message's bytes.
+    fn read(message: &[u8]) -> Result<Self, EnvelopeError> {
+        envelope::from_body(message)
+    }
 }
 
 impl Signed for Desired {
     const DOMAIN: &'static [u8] = b"punnet desired state v1";
+
+    // One app at a time into its place: serde's way holds a copy of the whole (90 KiB) on the stack at each of its levels,
+    // more than a thread's 2 MiB in a build without optimisation.
+    fn read(message: &[u8]) -> Result<Self, EnvelopeError> {
+        let view = DesiredView::read(message)?;
+        let apps = view.apps().map(|(app, _)| app).collect();
+        let DesiredView {
+            fleet,
+            device,
+            generation,
+            signed_at_s,
+            ..
+        } = view;
+        Ok(Self {
+            fleet,
+            device,
+            generation,
+            signed_at_s,
+            apps,
+        })
+    }
 }
 
 impl Signed for Command {
@@ -61,7 +87,9 @@ pub fn encode<'b, T: Signed>(
     // The domain is written where the signature will stand, so that what is signed is one slice without a copy.
     let message_at = HEADER_BYTES + SIGNATURE_BYTES;
     let space = buffer.get_mut(message_at..).ok_or(EnvelopeError::TooLarge)?;
-    let message_bytes = postcard::to_slice(message, space).map_err(|_| EnvelopeError::TooLarge)?.len();
+    let message_bytes = postcard::to_slice(message, space)
+        .map_err(|_| EnvelopeError::TooLarge)?
+        .len();
     let end = message_at + message_bytes;
     if end > PAYLOAD_BYTES_MAX {
         return Err(EnvelopeError::TooLarge);
@@ -82,15 +110,28 @@ pub fn decode<T: Signed>(
     scratch: &mut [u8],
     verify: impl FnOnce(&[u8], &[u8; SIGNATURE_BYTES]) -> bool,
 ) -> Result<T, SignedError> {
+    Ok(T::read(open::<T>(payload, scratch, verify)?)?)
+}
+
+/// Checks the signature as [`decode`] does and returns the message's bytes, still encoded, for a view to read.
+pub fn open<'p, T: Signed>(
+    payload: &'p [u8],
+    scratch: &mut [u8],
+    verify: impl FnOnce(&[u8], &[u8; SIGNATURE_BYTES]) -> bool,
+) -> Result<&'p [u8], SignedError> {
     let body = envelope::open(payload)?;
-    let (signature, message) = body.split_first_chunk::<SIGNATURE_BYTES>().ok_or(EnvelopeError::Body)?;
+    let (signature, message) = body
+        .split_first_chunk::<SIGNATURE_BYTES>()
+        .ok_or(EnvelopeError::Body)?;
     let head = T::DOMAIN.len() + 1;
-    let signed = scratch.get_mut(..head + message.len()).ok_or(EnvelopeError::TooLarge)?;
+    let signed = scratch
+        .get_mut(..head + message.len())
+        .ok_or(EnvelopeError::TooLarge)?;
     signed[..head - 1].copy_from_slice(T::DOMAIN);
     signed[head - 1] = 0;
     signed[head..].copy_from_slice(message);
     if !verify(signed, signature) {
         return Err(SignedError::Signature);
     }
-    Ok(envelope::from_body(message)?)
+    Ok(message)
 }

@@ -62,7 +62,10 @@ impl Purpose {
     }
 
     fn parse(level: &str) -> Option<Self> {
-        Self::TO_DEVICE.into_iter().chain(Self::TO_FLEET).find(|purpose| purpose.as_str() == level)
+        Self::TO_DEVICE
+            .into_iter()
+            .chain(Self::TO_FLEET)
+            .find(|purpose| purpose.as_str() == level)
     }
 }
 
@@ -85,7 +88,10 @@ pub fn client_id(fleet: &Name, device: &Name) -> String<CLIENT_ID_BYTES_MAX> {
 
 /// Takes a topic of `fleet` apart; `None` for any other topic.
 pub fn parse(fleet: &Name, topic: &str) -> Option<(Name, Purpose)> {
-    let rest = topic.strip_prefix("punnet/")?.strip_prefix(fleet.as_str())?.strip_prefix('/')?;
+    let rest = topic
+        .strip_prefix("punnet/")?
+        .strip_prefix(fleet.as_str())?
+        .strip_prefix('/')?;
     let (device, purpose) = rest.split_once('/')?;
     Some((device.parse().ok()?, Purpose::parse(purpose)?))
 }
