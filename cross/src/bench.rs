@@ -38,11 +38,28 @@ pub fn run_all(options: &Options) -> Result<()> {
 /// Wall time of `run` of a bundle whose process is a static `true`.
 fn run_from_bundle(punnet: &Path, rounds: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut runtimes = vec![Runtime { name: "punnet oci", program: punnet.into(), words: &["oci"] }];
-    runtimes.extend(["crun", "runc"].into_iter().filter(|name| is_installed(name)).map(Runtime::peer));
-    for (runtime, usable) in runtimes.iter().map(|runtime| (runtime, make_bundle(punnet, folder.path(), runtime).and_then(|()| runtime.run_once(folder.path())))) {
+    let mut runtimes = vec![Runtime {
+        name: "punnet oci",
+        program: punnet.into(),
+        words: &["oci"],
+    }];
+    runtimes.extend(
+        ["crun", "runc"]
+            .into_iter()
+            .filter(|name| is_installed(name))
+            .map(Runtime::peer),
+    );
+    for (runtime, usable) in runtimes.iter().map(|runtime| {
+        (
+            runtime,
+            make_bundle(punnet, folder.path(), runtime).and_then(|()| runtime.run_once(folder.path())),
+        )
+    }) {
         if let Err(error) = usable {
-            println!("| run `true` from a bundle | {} | SKIPPED: {error:#} | | |", runtime.name);
+            println!(
+                "| run `true` from a bundle | {} | SKIPPED: {error:#} | | |",
+                runtime.name
+            );
         }
     }
     runtimes.retain(|runtime| runtime.run_once(folder.path()).is_ok());
@@ -79,17 +96,29 @@ fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
         stand.deploy(&app, "bench")?;
         stand.first_lines(&app, "bench", 1)?;
         samples.push(elapsed_ms(began));
-        run(stand.fleet(&["rm", "--app", &app, "--device", "bench"]).stdout(Stdio::null()))?;
+        run(stand
+            .fleet(&["rm", "--app", &app, "--device", "bench"])
+            .stdout(Stdio::null()))?;
     }
     let median = Summary::of(&mut samples).median;
-    Summary::of(&mut samples).print("deploy command to first output over MQTT", "punnet-fleet + agent", "ms", median);
+    Summary::of(&mut samples).print(
+        "deploy command to first output over MQTT",
+        "punnet-fleet + agent",
+        "ms",
+        median,
+    );
     for index in 0..CONTAINERS {
         stand.deploy(&format!("kept-{index}"), "bench")?;
     }
     let busy_kib = stand.agent_pss_kib()?;
-    println!("| manager memory (PSS), idle / {CONTAINERS} containers | punnet agent | {idle_kib} / {busy_kib} KiB | | 1.00 |");
+    println!(
+        "| manager memory (PSS), idle / {CONTAINERS} containers | punnet agent | {idle_kib} / {busy_kib} KiB | | 1.00 |"
+    );
     match dockerd_pss_kib()? {
-        Some(kib) => println!("| manager memory (PSS), as it is now | dockerd + containerd | {kib} KiB | | {:.1} |", kib as f64 / busy_kib as f64),
+        Some(kib) => println!(
+            "| manager memory (PSS), as it is now | dockerd + containerd | {kib} KiB | | {:.1} |",
+            kib as f64 / busy_kib as f64
+        ),
         None => println!("| manager memory (PSS) | dockerd | SKIPPED: none is running | | |"),
     }
     stand.remove()
@@ -116,7 +145,11 @@ struct Runtime {
 
 impl Runtime {
     fn peer(name: &'static str) -> Self {
-        Self { name, program: name.into(), words: &[] }
+        Self {
+            name,
+            program: name.into(),
+            words: &[],
+        }
     }
 
     fn bundle(&self, folder: &Path) -> PathBuf {
@@ -125,9 +158,20 @@ impl Runtime {
 
     fn run_once(&self, folder: &Path) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.args(self.words).arg("--root").arg(folder.join("state")).arg("run").arg("--bundle").arg(self.bundle(folder)).arg("bench");
+        command
+            .args(self.words)
+            .arg("--root")
+            .arg(folder.join("state"))
+            .arg("run")
+            .arg("--bundle")
+            .arg(self.bundle(folder))
+            .arg("bench");
         let output = output_of(command.stdin(Stdio::null()))?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(())
     }
 }
@@ -147,17 +191,25 @@ fn make_bundle(punnet: &Path, folder: &Path, runtime: &Runtime) -> Result<()> {
     // Raising a limit needs a capability that a container host may lack.
     spec["process"]["rlimits"] = serde_json::json!([]);
     spec["linux"]["seccomp"].take();
-    spec["linux"].as_object_mut().context("the specification has no linux part")?.remove("seccomp");
+    spec["linux"]
+        .as_object_mut()
+        .context("the specification has no linux part")?
+        .remove("seccomp");
     let wanted = ["pid", "mount", "network", "ipc", "uts"].map(|kind| serde_json::json!({ "type": kind }));
     spec["linux"]["namespaces"] = wanted.into_iter().collect();
-    let mounts = spec["mounts"].as_array_mut().context("the specification has no mounts")?;
+    let mounts = spec["mounts"]
+        .as_array_mut()
+        .context("the specification has no mounts")?;
     mounts.retain(|mount| mount["type"] != "cgroup");
     Ok(std::fs::write(&path, serde_json::to_vec(&spec)?)?)
 }
 
 /// busybox, which is `true` when it is called so.
 fn static_true() -> Result<PathBuf> {
-    let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(PathBuf::from).find(|path| path.is_file());
+    let found = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.is_file());
     found.context("busybox is not installed (Debian: busybox-static)")
 }
 
@@ -171,11 +223,18 @@ impl Summary {
     fn of(samples: &mut [f64]) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];
-        Self { low: at(0.25), median: at(0.5), high: at(0.75) }
+        Self {
+            low: at(0.25),
+            median: at(0.5),
+            high: at(0.75),
+        }
     }
 
     fn print(&self, what: &str, program: &str, unit: &str, ours: f64) {
         let Self { low, median, high } = self;
-        println!("| {what} | {program} | {median:.1} {unit} | {low:.1} to {high:.1} | {:.2} |", median / ours);
+        println!(
+            "| {what} | {program} | {median:.1} {unit} | {low:.1} to {high:.1} | {:.2} |",
+            median / ours
+        );
     }
 }

@@ -9,7 +9,9 @@ use crate::process::{run, stdout_of};
 
 /// The repository.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("cross/ is a folder of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("cross/ is a folder of the repository")
 }
 
 /// Where cargo writes.
@@ -35,14 +37,28 @@ pub struct StaticTarget {
 /// Picks the musl target when it is installed, else glibc's static half.
 pub fn static_target() -> Result<StaticTarget> {
     let version = stdout_of(Command::new("rustc").arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc -vV names no host")?;
     let musl = host.replace("-gnu", "-musl");
     let sysroot = stdout_of(Command::new("rustc").args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(&musl).join("lib").is_dir() {
-        return Ok(StaticTarget { triple: musl, is_static: true });
+    if Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(&musl)
+        .join("lib")
+        .is_dir()
+    {
+        return Ok(StaticTarget {
+            triple: musl,
+            is_static: true,
+        });
     }
     let libc = stdout_of(Command::new("cc").arg("-print-file-name=libc.a"))?;
-    Ok(StaticTarget { triple: host.into(), is_static: Path::new(libc.trim()).is_absolute() })
+    Ok(StaticTarget {
+        triple: host.into(),
+        is_static: Path::new(libc.trim()).is_absolute(),
+    })
 }
 
 /// Whether symbols are left in.
@@ -56,9 +72,21 @@ pub enum Strip {
 pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<PathBuf> {
     let target = static_target()?;
     let mut command = cargo();
-    command.args(["build", "--release", "--locked", "--package", package, "--target", &target.triple]);
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        package,
+        "--target",
+        &target.triple,
+    ]);
     // A folder of its own for each feature set, so that one does not undo the other's work.
-    let mut name = if features.is_empty() { "full".into() } else { features.join("-") };
+    let mut name = if features.is_empty() {
+        "full".into()
+    } else {
+        features.join("-")
+    };
     if strip == Strip::No {
         name += "-symbols";
         command.env("CARGO_PROFILE_RELEASE_STRIP", "none");
@@ -77,7 +105,14 @@ pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<P
 
 /// Builds the fleet controller for this machine and returns the path of its binary.
 pub fn fleet_binary() -> Result<PathBuf> {
-    run(cargo().args(["build", "--profile", "server", "--locked", "--package", "punnet-fleet"]))?;
+    run(cargo().args([
+        "build",
+        "--profile",
+        "server",
+        "--locked",
+        "--package",
+        "punnet-fleet",
+    ]))?;
     existing(target_dir().join("server/punnet-fleet"))
 }
 

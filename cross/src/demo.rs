@@ -39,8 +39,13 @@ pub fn run(options: &Options) -> Result<()> {
         let (fleet, punnet) = (shown(&stand.fleet(&[])), shown(&stand.punnet(&[])));
         let folder = stand.keep();
         println!("\nStill running. Look around:");
-        println!("  {fleet} status\n  {fleet} logs --follow demo hello\n  {punnet} ps\n  {punnet} exec hello /hello --once");
-        println!("End it:\n  pkill -f {0}; {punnet} rm --force hello; rm -rf {0}", folder.display());
+        println!(
+            "  {fleet} status\n  {fleet} logs --follow demo hello\n  {punnet} ps\n  {punnet} exec hello /hello --once"
+        );
+        println!(
+            "End it:\n  pkill -f {0}; {punnet} rm --force hello; rm -rf {0}",
+            folder.display()
+        );
         return Ok(());
     }
     eprintln!("==> cleaning up");
@@ -55,16 +60,31 @@ pub fn run_as_ordinary_user() -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     build()?.copy_to(path)?;
     std::fs::copy(std::env::current_exe()?, path.join("xtask")).context("cannot copy this program")?;
-    let identity = [format!("--reuid={ORDINARY_USER}"), format!("--regid={ORDINARY_USER}"), "--clear-groups".into()];
+    let identity = [
+        format!("--reuid={ORDINARY_USER}"),
+        format!("--regid={ORDINARY_USER}"),
+        "--clear-groups".into(),
+    ];
     let mut command = Command::new("setpriv");
-    command.args(identity).arg(path.join("xtask")).args(["demo", "--programs"]).arg(path);
-    process::run(command.current_dir("/").env("HOME", "/nonexistent").env_remove("XDG_RUNTIME_DIR"))
+    command
+        .args(identity)
+        .arg(path.join("xtask"))
+        .args(["demo", "--programs"])
+        .arg(path);
+    process::run(
+        command
+            .current_dir("/")
+            .env("HOME", "/nonexistent")
+            .env_remove("XDG_RUNTIME_DIR"),
+    )
 }
 
 fn build() -> Result<Programs> {
     eprintln!("==> building punnet and punnet-fleet (some minutes the first time)");
     if !static_target()?.is_static {
-        eprintln!("    this machine's C library has no static half (libc.a): the binary will be dynamic here");
+        eprintln!(
+            "    this machine's C library has no static half (libc.a): the binary will be dynamic here"
+        );
     }
     Programs::build()
 }
@@ -79,14 +99,20 @@ fn stage<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn show(stand: &mut Stand) -> Result<()> {
     let archive = stage("building the example image FROM scratch", || stand.build_hello())?;
-    stage("starting the controller with its embedded broker", || stand.start_controller())?;
+    stage("starting the controller with its embedded broker", || {
+        stand.start_controller()
+    })?;
     stage("enrolling and starting one device", || stand.start_agent("demo"))?;
     stage("adding the image to the fleet", || stand.add_image(&archive))?;
     let began = Instant::now();
     stage("deploying it over MQTT", || stand.deploy("hello", "demo"))?;
     let lines = stand.first_lines("hello", "demo", 1)?;
     let deploy_ms = elapsed_ms(began);
-    let lines = if LINES_SHOWN > 1 { stand.first_lines("hello", "demo", LINES_SHOWN)? } else { lines };
+    let lines = if LINES_SHOWN > 1 {
+        stand.first_lines("hello", "demo", LINES_SHOWN)?
+    } else {
+        lines
+    };
 
     println!("\nThe container's own output, back over MQTT:");
     lines.iter().for_each(|line| println!("  | {line}"));
@@ -98,12 +124,21 @@ fn show(stand: &mut Stand) -> Result<()> {
     process::run(&mut stand.punnet(&["ps"]))?;
     println!("\nMeasured:");
     println!("  deploy command to first output   {deploy_ms:.0} ms");
-    println!("  agent memory (PSS)               {} KiB", stand.agent_pss_kib()?);
-    println!("  image as transferred             {} KiB", std::fs::metadata(&archive)?.len().div_ceil(1024));
+    println!(
+        "  agent memory (PSS)               {} KiB",
+        stand.agent_pss_kib()?
+    );
+    println!(
+        "  image as transferred             {} KiB",
+        std::fs::metadata(&archive)?.len().div_ceil(1024)
+    );
     Ok(())
 }
 
 fn shown(command: &std::process::Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -5,6 +5,7 @@
 //! | `demo` | builds all, deploys a scratch container over MQTT to an agent on this machine, shows it | demo.rs |
 //! | `test` | installs what is missing, then every check there is; CI runs exactly this | test.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
+//! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `bench` | speed and memory beside the peers that are installed | bench.rs |
 
 #![forbid(unsafe_code)]
@@ -22,7 +23,10 @@ mod test;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Everything a person or CI does with this repository")]
+#[command(
+    name = "cargo xtask",
+    about = "Everything a person or CI does with this repository"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,6 +40,8 @@ enum Command {
     Test(test::Options),
     /// Print the size of the static device binary and what each feature and dependency adds
     Size(size::Options),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Options),
     /// Measure speed and memory beside the peers that are installed
     Bench(bench::Options),
 }
@@ -45,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run_all(&options),
         Command::Size(options) => size::run(&options),
+        Command::Fuzz(options) => fuzz::run_command(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }

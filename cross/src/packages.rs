@@ -19,11 +19,16 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
     ("cc", "gcc"),
+    ("c++", "g++"),
 ];
 
 /// Installs what is missing when root; says what to install otherwise.
 pub fn ensure_programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !is_installed(program)).map(|&(_, package)| package).collect();
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_installed(program))
+        .map(|&(_, package)| package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -33,25 +38,39 @@ pub fn ensure_programs() -> Result<()> {
     eprintln!("    installing {}", missing.join(" "));
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.args(["-qq", "-o=Dpkg::Use-Pty=0"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .args(["-qq", "-o=Dpkg::Use-Pty=0"])
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive");
         run(command.stdin(Stdio::null()).stdout(Stdio::null()))
     };
     apt(&["update"])?;
-    apt(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())?;
+    apt(&[
+        &["install", "--yes", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat())?;
     stop_services_we_did_not_ask_for();
     Ok(())
 }
 
 /// Debian starts a broker with its package; the tests start their own.
 fn stop_services_we_did_not_ask_for() {
-    if is_installed("systemctl") && !Command::new("systemctl").args(["stop", "mosquitto"]).output().is_ok_and(|o| o.status.success()) {
+    if is_installed("systemctl")
+        && !Command::new("systemctl")
+            .args(["stop", "mosquitto"])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    {
         eprintln!("    (no service manager stopped the packaged broker; the tests use ports of their own)");
     }
 }
 
 /// Installs a cargo subcommand when it is missing.
 pub fn ensure_cargo_tool(tool: &str) -> Result<()> {
-    let found = cargo().args([tool.trim_start_matches("cargo-"), "--version"]).output();
+    let found = cargo()
+        .args([tool.trim_start_matches("cargo-"), "--version"])
+        .output();
     if found.context("cannot start cargo")?.status.success() {
         return Ok(());
     }

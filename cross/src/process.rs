@@ -29,7 +29,9 @@ pub fn interrupted() -> bool {
 
 /// Runs to the end, output to the terminal.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
     if interrupted() {
         bail!("interrupted");
     }
@@ -43,21 +45,30 @@ pub fn run(command: &mut Command) -> Result<()> {
 pub fn stdout_of(command: &mut Command) -> Result<String> {
     let output = output_of(command)?;
     if !output.status.success() {
-        bail!("{} ended with {}: {}", shown(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{} ended with {}: {}",
+            shown(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs to the end, whatever comes of it.
 pub fn output_of(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("cannot start {}", shown(command)))
+    command
+        .output()
+        .with_context(|| format!("cannot start {}", shown(command)))
 }
 
 /// True when `program` is on the PATH.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Servers live in sbin, which an ordinary user's PATH may leave out.
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
 }
 
 /// Looks again and again until `ready` has an answer.
@@ -86,7 +97,9 @@ pub struct Server {
 impl Server {
     /// Starts it.
     pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", shown(command)))?;
         Ok(Self { name, child })
     }
 
@@ -114,7 +127,11 @@ impl Server {
             if began.elapsed() > STOP_TIMEOUT {
                 self.child.kill()?;
                 self.child.wait()?;
-                bail!("the {} did not end within {} s of SIGTERM and was killed", self.name, STOP_TIMEOUT.as_secs());
+                bail!(
+                    "the {} did not end within {} s of SIGTERM and was killed",
+                    self.name,
+                    STOP_TIMEOUT.as_secs()
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -144,6 +161,9 @@ fn shown(command: &Command) -> String {
 pub fn pss_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).with_context(|| format!("no Pss in {path}"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .with_context(|| format!("no Pss in {path}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

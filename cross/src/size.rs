@@ -12,8 +12,11 @@ use crate::build::{self, Strip, static_target};
 
 /// Feature sets of the device binary, smallest first, and the most KiB each may weigh on the machine that runs the tests (x86-64 with glibc's
 /// static half, which alone is some 800 KiB; the budgets of the ARM boards are for musl). About a tenth over what was measured when it was set.
-const BUDGETS: [(&str, &[&str], u64); 3] =
-    [("runtime", &["runtime"], 1500), ("runtime, images", &["images"], 1900), ("runtime, images, agent (all)", &[], 3900)];
+const BUDGETS: [(&str, &[&str], u64); 3] = [
+    ("runtime", &["runtime"], 1500),
+    ("runtime, images", &["images"], 1900),
+    ("runtime, images, agent (all)", &[], 3900),
+];
 
 /// Rows of the table by crate.
 const CRATES_SHOWN: usize = 25;
@@ -30,7 +33,10 @@ pub fn run(options: &Options) -> Result<()> {
     let crates = by_crate(&build::device_binary("punnet", &[], Strip::No)?)?;
     if options.json {
         let features: BTreeMap<_, _> = features.iter().map(|(name, bytes, _)| (name, bytes)).collect();
-        println!("{}", serde_json::json!({ "bytes_by_feature": features, "code_and_data_bytes_by_crate": crates }));
+        println!(
+            "{}",
+            serde_json::json!({ "bytes_by_feature": features, "code_and_data_bytes_by_crate": crates })
+        );
         return Ok(());
     }
     let target = static_target()?;
@@ -39,17 +45,27 @@ pub fn run(options: &Options) -> Result<()> {
     println!("{:<34} {:>10} {:>10} {:>10}", "features", "KiB", "adds", "budget");
     let mut before = 0;
     for (name, bytes, budget_kib) in features {
-        println!("{name:<34} {:>10} {:>10} {budget_kib:>10}", bytes.div_ceil(1024), (bytes - before).div_ceil(1024));
+        println!(
+            "{name:<34} {:>10} {:>10} {budget_kib:>10}",
+            bytes.div_ceil(1024),
+            (bytes - before).div_ceil(1024)
+        );
         before = bytes;
     }
-    println!("\nCode and data by crate (symbols of the same build before stripping; what is inlined counts where it went)\n");
+    println!(
+        "\nCode and data by crate (symbols of the same build before stripping; what is inlined counts where it went)\n"
+    );
     let mut rows: Vec<_> = crates.into_iter().collect();
     rows.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
     for (name, bytes) in rows.iter().take(CRATES_SHOWN) {
         println!("{name:<34} {:>10.1} KiB", *bytes as f64 / 1024.0);
     }
     let rest: u64 = rows.iter().skip(CRATES_SHOWN).map(|(_, bytes)| bytes).sum();
-    println!("{:<34} {:>10.1} KiB", format!("{} more", rows.len().saturating_sub(CRATES_SHOWN)), rest as f64 / 1024.0);
+    println!(
+        "{:<34} {:>10.1} KiB",
+        format!("{} more", rows.len().saturating_sub(CRATES_SHOWN)),
+        rest as f64 / 1024.0
+    );
     Ok(())
 }
 
@@ -58,7 +74,10 @@ pub fn check_budgets() -> Result<()> {
     for (name, bytes, budget_kib) in by_feature()? {
         let kib = bytes.div_ceil(1024);
         println!("    punnet with {name}: {kib} KiB of {budget_kib} KiB");
-        ensure!(kib <= budget_kib, "punnet with {name} weighs {kib} KiB, its budget is {budget_kib} KiB (see cargo xtask size)");
+        ensure!(
+            kib <= budget_kib,
+            "punnet with {name} weighs {kib} KiB, its budget is {budget_kib} KiB (see cargo xtask size)"
+        );
     }
     Ok(())
 }
@@ -73,9 +92,13 @@ fn by_feature() -> Result<Vec<(&'static str, u64, u64)>> {
 
 fn by_crate(binary: &Path) -> Result<BTreeMap<String, u64>> {
     let bytes = std::fs::read(binary)?;
-    let file = object::File::parse(&*bytes).with_context(|| format!("{} is no object file", PathBuf::from(binary).display()))?;
+    let file = object::File::parse(&*bytes)
+        .with_context(|| format!("{} is no object file", PathBuf::from(binary).display()))?;
     let mut sizes = BTreeMap::new();
-    for symbol in file.symbols().filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data)) {
+    for symbol in file
+        .symbols()
+        .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data))
+    {
         *sizes.entry(owner(symbol.name().unwrap_or_default())).or_default() += symbol.size();
     }
     Ok(sizes)
@@ -91,7 +114,14 @@ fn owner(symbol: &str) -> String {
         return "C library".into();
     }
     // `<a::B as c::D>::e` is a's.
-    shown.trim_start_matches(['<', '&', '[', '*', '(']).trim_start_matches("mut ").trim_start_matches("dyn ").split("::").next().unwrap_or_default().into()
+    shown
+        .trim_start_matches(['<', '&', '[', '*', '('])
+        .trim_start_matches("mut ")
+        .trim_start_matches("dyn ")
+        .split("::")
+        .next()
+        .unwrap_or_default()
+        .into()
 }
 
 #[cfg(test)]
@@ -102,7 +132,10 @@ mod tests {
     fn a_symbol_belongs_to_the_crate_that_implements_it() {
         let cases = [
             ("_ZN4core3fmt5write17h0123456789abcdefE", "core"),
-            ("_ZN64_$LT$punnet_spec..Root$u20$as$u20$serde..ser..Serialize$GT$9serialize17h0123456789abcdefE", "punnet_spec"),
+            (
+                "_ZN64_$LT$punnet_spec..Root$u20$as$u20$serde..ser..Serialize$GT$9serialize17h0123456789abcdefE",
+                "punnet_spec",
+            ),
             ("memcpy", "C library"),
             ("ring_core_0_17_14__x25519_fe_mul", "ring (C and assembly)"),
         ];

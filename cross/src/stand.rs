@@ -45,13 +45,22 @@ impl Programs {
 
     /// Programs built before, in one folder.
     pub fn in_folder(folder: &Path) -> Self {
-        Self { punnet: folder.join("punnet"), fleet: folder.join("punnet-fleet"), hello: folder.join("hello") }
+        Self {
+            punnet: folder.join("punnet"),
+            fleet: folder.join("punnet-fleet"),
+            hello: folder.join("hello"),
+        }
     }
 
     /// Copies them into one folder, for a user who may not read where they were built.
     pub fn copy_to(&self, folder: &Path) -> Result<()> {
-        for (program, name) in [(&self.punnet, "punnet"), (&self.fleet, "punnet-fleet"), (&self.hello, "hello")] {
-            std::fs::copy(program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
+        for (program, name) in [
+            (&self.punnet, "punnet"),
+            (&self.fleet, "punnet-fleet"),
+            (&self.hello, "hello"),
+        ] {
+            std::fs::copy(program, folder.join(name))
+                .with_context(|| format!("cannot copy {}", program.display()))?;
         }
         Ok(())
     }
@@ -70,13 +79,24 @@ impl Stand {
     /// An empty one: nothing runs yet.
     pub fn new(programs: Programs) -> Result<Self> {
         // In /tmp whatever TMPDIR says: an ordinary user's runtime needs a short path that it may search.
-        let folder = tempfile::Builder::new().prefix("punnet-").tempdir().context("no temporary folder")?;
-        Ok(Self { folder: Some(folder), programs, agent: None, controller: None })
+        let folder = tempfile::Builder::new()
+            .prefix("punnet-")
+            .tempdir()
+            .context("no temporary folder")?;
+        Ok(Self {
+            folder: Some(folder),
+            programs,
+            agent: None,
+            controller: None,
+        })
     }
 
     /// Its folder.
     pub fn path(&self) -> &Path {
-        self.folder.as_ref().expect("it is there until the stand is removed").path()
+        self.folder
+            .as_ref()
+            .expect("it is there until the stand is removed")
+            .path()
     }
 
     /// A command of the controller.
@@ -110,10 +130,16 @@ impl Stand {
     pub fn start_controller(&mut self) -> Result<()> {
         let mut command = self.fleet(&["serve", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
         let log = self.log("controller.log")?;
-        let mut server = Server::start("controller", command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))?;
+        let mut server = Server::start(
+            "controller",
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log),
+        )?;
         let ready = wait_for("the controller to answer", READY_TIMEOUT, || {
             server.check()?;
-            Ok(output_of(&mut self.fleet(&["devices", "--json"]))?.status.success().then_some(()))
+            Ok(output_of(&mut self.fleet(&["devices", "--json"]))?
+                .status
+                .success()
+                .then_some(()))
         });
         ready.with_context(|| self.log_tail("controller.log"))?;
         self.controller = Some(server);
@@ -123,16 +149,27 @@ impl Stand {
     /// Enrols a device and starts its agent.
     pub fn start_agent(&mut self, device: &str) -> Result<()> {
         let file = self.path().join("enrolment.json");
-        run(self.fleet(&["enroll", device, "--output"]).arg(&file).stdout(Stdio::null()))?;
+        run(self
+            .fleet(&["enroll", device, "--output"])
+            .arg(&file)
+            .stdout(Stdio::null()))?;
         let mut command = self.punnet(&["agent", "--enrolment"]);
         let log = self.log("agent.log")?;
-        command.arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         let mut server = Server::start("agent", &mut command)?;
         let present = wait_for("the device to be online", READY_TIMEOUT, || {
             server.check()?;
-            let devices: serde_json::Value = serde_json::from_str(&stdout_of(&mut self.fleet(&["devices", "--json"]))?)?;
+            let devices: serde_json::Value =
+                serde_json::from_str(&stdout_of(&mut self.fleet(&["devices", "--json"]))?)?;
             let online = |entry: &serde_json::Value| entry["name"] == device && entry["online"] == true;
-            Ok(devices.as_array().is_some_and(|all| all.iter().any(online)).then_some(()))
+            Ok(devices
+                .as_array()
+                .is_some_and(|all| all.iter().any(online))
+                .then_some(()))
         });
         present.with_context(|| self.log_tail("agent.log"))?;
         self.agent = Some(server);
@@ -141,21 +178,42 @@ impl Stand {
 
     /// Takes the archive into the fleet as `hello`.
     pub fn add_image(&self, archive: &Path) -> Result<()> {
-        run(self.fleet(&["images", "add", "--name", "hello"]).arg(archive).stdout(Stdio::null()))
+        run(self
+            .fleet(&["images", "add", "--name", "hello"])
+            .arg(archive)
+            .stdout(Stdio::null()))
     }
 
     /// Deploys `hello` as `app` and waits until the device reports it running.
     pub fn deploy(&self, app: &str, device: &str) -> Result<()> {
         let wait = format!("--wait={DEPLOY_TIMEOUT_S}s");
-        let words = ["deploy", "--app", app, "--image", "hello", "--device", device, "--env", "GREETING=hello from the fleet", &wait];
+        let words = [
+            "deploy",
+            "--app",
+            app,
+            "--image",
+            "hello",
+            "--device",
+            device,
+            "--env",
+            "GREETING=hello from the fleet",
+            &wait,
+        ];
         run(&mut self.fleet(&words)).with_context(|| self.log_tail("agent.log"))
     }
 
     /// The first `count` lines of an app's output, as they come back over MQTT.
     pub fn first_lines(&self, app: &str, device: &str, count: usize) -> Result<Vec<String>> {
-        let mut child = Lines(self.fleet(&["logs", "--follow", device, app]).stdout(Stdio::piped()).spawn()?);
+        let mut child = Lines(
+            self.fleet(&["logs", "--follow", device, app])
+                .stdout(Stdio::piped())
+                .spawn()?,
+        );
         let stdout = child.0.stdout.take().context("logs has no stdout")?;
-        let lines = BufReader::new(stdout).lines().take(count).collect::<Result<Vec<_>, _>>()?;
+        let lines = BufReader::new(stdout)
+            .lines()
+            .take(count)
+            .collect::<Result<Vec<_>, _>>()?;
         if lines.len() < count {
             bail!("the output of {app} ended after {} lines", lines.len());
         }
@@ -171,37 +229,53 @@ impl Stand {
     pub fn remove(mut self) -> Result<()> {
         self.stop_all()?;
         let path = self.path().to_path_buf();
-        self.folder.take().map_or(Ok(()), TempDir::close).with_context(|| format!("cannot remove {}", path.display()))
+        self.folder
+            .take()
+            .map_or(Ok(()), TempDir::close)
+            .with_context(|| format!("cannot remove {}", path.display()))
     }
 
     /// Leaves all that runs as it is and returns the folder.
     pub fn keep(mut self) -> PathBuf {
         std::mem::forget(self.agent.take());
         std::mem::forget(self.controller.take());
-        self.folder.take().expect("it is there until the stand is removed").keep()
+        self.folder
+            .take()
+            .expect("it is there until the stand is removed")
+            .keep()
     }
 
     fn stop_all(&mut self) -> Result<()> {
         if let Some(mut agent) = self.agent.take() {
             agent.stop()?;
         }
-        let containers: serde_json::Value = serde_json::from_str(&stdout_of(&mut self.punnet(&["ps", "--all", "--json"]))?)?;
+        let containers: serde_json::Value =
+            serde_json::from_str(&stdout_of(&mut self.punnet(&["ps", "--all", "--json"]))?)?;
         for container in containers.as_array().into_iter().flatten() {
             let name = container["name"].as_str().context("ps names no name")?;
             run(self.punnet(&["rm", "--force", name]).stdout(Stdio::null()))?;
         }
-        self.controller.take().map_or(Ok(()), |mut controller| controller.stop())
+        self.controller
+            .take()
+            .map_or(Ok(()), |mut controller| controller.stop())
     }
 
     fn log(&self, name: &str) -> Result<File> {
         let path = self.path().join(name);
-        File::options().create(true).append(true).open(&path).with_context(|| format!("cannot write {}", path.display()))
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn log_tail(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(15).collect();
-        format!("the end of {name}:\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        format!(
+            "the end of {name}:\n{}",
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        )
     }
 }
 

@@ -24,7 +24,16 @@ const STAGES: &[Stage] = &[
     ("clippy", clippy),
     ("dependencies", dependencies),
     ("tests", tests),
-    ("doc-tests", || run(cargo().args(["test", "--quiet", "--workspace", "--doc", "--all-features", "--locked"]))),
+    ("doc-tests", || {
+        run(cargo().args([
+            "test",
+            "--quiet",
+            "--workspace",
+            "--doc",
+            "--all-features",
+            "--locked",
+        ]))
+    }),
     ("documentation", documentation),
     ("fuzz", fuzz::run_each_briefly),
     ("size-budget", size::check_budgets),
@@ -37,31 +46,70 @@ pub fn run_all(options: &Options) -> Result<()> {
     let began = Instant::now();
     let mut done = 0;
     for (name, stage) in STAGES {
-        if options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|only| !name.contains(only.as_str()))
+        {
             continue;
         }
         let stage_began = Instant::now();
         println!("==> {name}");
         if let Err(error) = stage() {
-            println!("==> {name} FAILED after {:.0} s", stage_began.elapsed().as_secs_f64());
+            println!(
+                "==> {name} FAILED after {:.0} s",
+                stage_began.elapsed().as_secs_f64()
+            );
             return Err(error.context(format!("stage {name}")));
         }
-        println!("==> {name} passed in {:.0} s", stage_began.elapsed().as_secs_f64());
+        println!(
+            "==> {name} passed in {:.0} s",
+            stage_began.elapsed().as_secs_f64()
+        );
         done += 1;
     }
     if done == 0 {
-        bail!("no stage has that in its name; there are: {}", STAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "));
+        bail!(
+            "no stage has that in its name; there are: {}",
+            STAGES
+                .iter()
+                .map(|(name, _)| *name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
     }
-    println!("==> all {done} stages passed in {:.0} s", began.elapsed().as_secs_f64());
+    println!(
+        "==> all {done} stages passed in {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
-
 fn clippy() -> Result<()> {
-    run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"]))?;
+    run(cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     // The small builds must stand on their own.
     for features in ["runtime", "images"] {
-        run(cargo().args(["clippy", "--quiet", "--package", "punnet", "--no-default-features", "--features", features, "--locked"])
+        run(cargo()
+            .args([
+                "clippy",
+                "--quiet",
+                "--package",
+                "punnet",
+                "--no-default-features",
+                "--features",
+                features,
+                "--locked",
+            ])
             .args(["--", "-D", "warnings"]))?;
     }
     Ok(())
@@ -70,15 +118,41 @@ fn clippy() -> Result<()> {
 /// Licences, sources, duplicate and banned crates. The advisory database is not in a package registry: it is asked where it can be reached, by hand.
 fn dependencies() -> Result<()> {
     packages::ensure_cargo_tool("cargo-deny")?;
-    run(cargo().args(["deny", "--offline", "--all-features", "--log-level", "error", "check", "bans", "licenses", "sources"]))
+    run(cargo().args([
+        "deny",
+        "--offline",
+        "--all-features",
+        "--log-level",
+        "error",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
 }
 
 fn tests() -> Result<()> {
-    run(cargo().args(["test", "--workspace", "--all-features", "--all-targets", "--locked", "--no-fail-fast"]))
+    run(cargo().args([
+        "test",
+        "--workspace",
+        "--all-features",
+        "--all-targets",
+        "--locked",
+        "--no-fail-fast",
+    ]))
 }
 
 fn documentation() -> Result<()> {
-    run(cargo().args(["doc", "--quiet", "--workspace", "--no-deps", "--all-features", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+    run(cargo()
+        .args([
+            "doc",
+            "--quiet",
+            "--workspace",
+            "--no-deps",
+            "--all-features",
+            "--locked",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// The demo again as an ordinary user, when root runs the tests; otherwise the demo before was that.
