@@ -1,0 +1,117 @@
+//! config.json to a plan: pure functions from a parsed [`Spec`] and some [`HostFacts`] to plain data. Nothing here touches the
+//! machine, and nothing panics whatever the file says. What acts on the plan is in `launch`, `init`, `rootfs`, `cgroup`.
+
+mod cgroup;
+mod mounts;
+mod namespaces;
+mod process;
+mod refuse;
+mod rootfs;
+
+pub use cgroup::{CgroupPlan, Limit};
+pub use mounts::{MountPlan, MountSource, Propagation};
+pub use namespaces::{Join, NamespacePlan};
+pub use process::{CAPABILITY_NAMES, CapabilityPlan, ProcessPlan, RlimitPlan, capability_number};
+pub use rootfs::{DeviceKind, DevicePlan, RootPlan};
+
+use crate::error::{Error, Result};
+use crate::seccomp::{self, Filter};
+use punnet_spec::{Hooks, Spec};
+use std::path::{Path, PathBuf};
+
+/// What the plan depends on besides config.json.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Absolute path of the bundle: relative paths start there.
+    pub bundle: PathBuf,
+    /// Container id: part of the default cgroup's path.
+    pub id: String,
+    /// Effective user id of the caller: 0 maps and limits by itself.
+    pub euid: u32,
+    /// Effective group id of the caller.
+    pub egid: u32,
+    /// Give processes a new session keyring.
+    pub new_keyring: bool,
+}
+
+/// Everything `create` does, decided.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Namespaces to make and to join.
+    pub namespaces: NamespacePlan,
+    /// The root file system.
+    pub root: RootPlan,
+    /// Mounts below it, in order.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes; none when the host's /dev is bound in.
+    pub devices: Vec<DevicePlan>,
+    /// Make the /dev symlinks and nodes at all.
+    pub setup_dev: bool,
+    /// Paths to hide.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to make read-only.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Files below /proc/sys and what to write to them.
+    pub sysctl: Vec<(String, String)>,
+    /// Host name, when set.
+    pub hostname: String,
+    /// Domain name, when set.
+    pub domainname: String,
+    /// The program; `start` needs one, `create` does not.
+    pub process: Option<ProcessPlan>,
+    /// The cgroup and its limits.
+    pub cgroup: CgroupPlan,
+    /// The system call filter.
+    pub seccomp: Option<Filter>,
+    /// Hooks as configured.
+    pub hooks: Hooks,
+    /// personality(2) value.
+    pub personality: Option<u32>,
+}
+
+/// Decides everything, or says which field cannot be done and why.
+pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
+    refuse::unsupported(spec)?;
+    let linux = spec.linux.clone().unwrap_or_default();
+    let namespaces = namespaces::plan(&linux, host)?;
+    let process = spec.process.as_ref().map(process::plan).transpose()?;
+    let mounts = spec
+        .mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| mounts::plan(mount, index, &namespaces, host))
+        .collect::<Result<Vec<_>>>()?;
+    let (root, mounts) = rootfs::plan(spec, mounts, host)?;
+    let capabilities = process.as_ref().map(|process| process.capabilities);
+    let root = rootfs::guard_devices(root, &linux, capabilities, &namespaces)?;
+    let setup_dev = !mounts.iter().any(|mount| mount.is_bind() && mount.destination == Path::new("/dev"));
+    let uts = namespaces.has(namespaces::UTS);
+    for (field, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        if !value.is_empty() && !uts {
+            return Err(Error::config(field, "would change the host's: it needs a uts namespace"));
+        }
+    }
+    Ok(Plan {
+        devices: if setup_dev { rootfs::devices(&linux)? } else { Vec::new() },
+        setup_dev,
+        masked_paths: linux.masked_paths.iter().map(|path| mounts::absolute(path)).collect(),
+        readonly_paths: linux.readonly_paths.iter().map(|path| mounts::absolute(path)).collect(),
+        sysctl: namespaces::sysctls(&linux, &namespaces)?,
+        hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        cgroup: cgroup::plan(&linux, host)?,
+        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        hooks: spec.hooks.clone().unwrap_or_default(),
+        personality: linux.personality.as_ref().map(process::personality).transpose()?,
+        namespaces,
+        root,
+        mounts,
+        process,
+    })
+}
+
+/// Decides about one more process of a running container, for `exec`.
+pub fn plan_process(process: &punnet_spec::Process) -> Result<ProcessPlan> {
+    refuse::unsupported_in_process(process)?;
+    process::plan(process)
+}
