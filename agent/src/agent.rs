@@ -1,0 +1,272 @@
+//! The agent itself: one loop on one thread.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use punnet_boards::{Board, Led};
+use punnet_protocol::Digest;
+use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep_until;
+
+use crate::core::{Action, Config, Core, Event, Level, Now};
+use crate::enrolment::Enrolment;
+use crate::executor::{Executor, Punnet, State, WaitedFor, level_name};
+use crate::session::Session;
+use crate::tls::TimeFloor;
+use crate::{AgentError, tls};
+
+/// For the last messages to the broker.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// For each container with `stop_containers`.
+const STOP: Duration = Duration::from_secs(60);
+
+/// How to run the agent.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// `--data-root`: images, containers and the agent's own state.
+    pub data_root: PathBuf,
+    /// `--run-root`: what is gone after a reboot.
+    pub run_root: PathBuf,
+    /// An enrolment file to take up and keep; `None` for the one kept.
+    pub enrolment: Option<PathBuf>,
+    /// Stop all containers when the agent ends; otherwise they go on.
+    pub stop_containers: bool,
+    /// Upper limit for fetching images over MQTT, bytes a second.
+    pub fetch_bytes_per_s: Option<u32>,
+    /// What the board is: its name is reported, its LED shows how the agent does.
+    pub board: Board,
+    /// The `punnet` to run; `None` for this very program.
+    pub program: Option<PathBuf>,
+    /// The least that is logged to standard error.
+    pub log_level: Level,
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Blocks; to be called from a process with one thread.
+pub fn run(options: AgentOptions) -> Result<(), AgentError> {
+    let state = State::open(&options.data_root)?;
+    let kept = state.folder().join("enrolment.json");
+    let enrolment = Enrolment::take_up(options.enrolment.as_deref(), &kept)?;
+    let floor = TimeFloor::default();
+    let tls = if enrolment.broker.tls {
+        Some(tls::client_config(&enrolment, &floor)?)
+    } else {
+        None
+    };
+    let system = |operation| move |source| AgentError::System { operation, source };
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(io::Error::from)
+        .map_err(system("become a subreaper"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("start the event loop"))?;
+    let session = Session::new(&enrolment, tls);
+    runtime.block_on(async {
+        let mut agent = Agent::new(options, &enrolment, state, session, floor)?;
+        agent.serve().await;
+        Ok(())
+    })
+}
+
+struct Agent {
+    options: AgentOptions,
+    core: Core,
+    executor: Executor,
+    session: Session,
+    floor: TimeFloor,
+    led: Option<Led>,
+    began: Instant,
+    end: [Signal; 2],
+    child: Signal,
+}
+
+impl Agent {
+    fn new(
+        options: AgentOptions,
+        enrolment: &Enrolment,
+        state: State,
+        session: Session,
+        floor: TimeFloor,
+    ) -> Result<Self, AgentError> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| AgentError::System {
+                operation: "listen to signals",
+                source,
+            })
+        };
+        let end = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?];
+        let child = listen(SignalKind::child())?;
+        let punnet = Punnet {
+            program: options
+                .program
+                .clone()
+                .unwrap_or_else(|| Path::new("/proc/self/exe").into()),
+            data_root: options.data_root.clone(),
+            run_root: options.run_root.clone(),
+            waited_for: WaitedFor::default(),
+        };
+        let config = Config {
+            fleet: enrolment.fleet.clone(),
+            device: enrolment.device.clone(),
+            fleet_key: enrolment.fleet_key,
+            fetch_bytes_per_s: options.fetch_bytes_per_s,
+            seed: seed(enrolment),
+        };
+        let led = options
+            .board
+            .status_led
+            .as_ref()
+            .and_then(|led| match Led::open(led) {
+                Ok(led) => Some(led),
+                Err(error) => {
+                    log(
+                        options.log_level,
+                        Level::Warn,
+                        &format!("the status LED: {error}"),
+                    );
+                    None
+                }
+            });
+        let executor = Executor::new(state, punnet, options.board.name.clone());
+        let (core, began) = (Core::new(config), Instant::now());
+        Ok(Self {
+            options,
+            core,
+            executor,
+            session,
+            floor,
+            led,
+            began,
+            end,
+            child,
+        })
+    }
+
+    async fn serve(&mut self) {
+        let (disk, troubles) = self.executor.look().await;
+        troubles
+            .iter()
+            .for_each(|trouble| log(self.options.log_level, Level::Error, trouble));
+        self.step(Event::Started(Box::new(disk)));
+        loop {
+            let wake = self
+                .core
+                .wake_at()
+                .map(|at| (self.began + Duration::from_millis(at)).into());
+            let blink = self.led.as_ref().and_then(|led| led.pattern().half_period_ms());
+            let [terminate, interrupt] = &mut self.end;
+            tokio::select! {
+                event = self.session.next() => event.into_iter().for_each(|event| self.step(event)),
+                events = self.executor.next() => events.into_iter().for_each(|event| self.step(event)),
+                () = until(wake) => self.step(Event::Tick),
+                () = pause(blink) => self.blink(),
+                _ = self.child.recv() => self.executor.reap(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.step(Event::Goodbye);
+        self.session.goodbye(GOODBYE).await;
+        if self.options.stop_containers {
+            self.executor.stop_all(STOP).await;
+        }
+    }
+
+    /// Gives the core an event and does what it says; jobs that are done at once give it more.
+    fn step(&mut self, event: Event) {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.core.step(self.now(), event) {
+                self.act(action, &mut events);
+            }
+        }
+        self.floor.raise(self.core.time_floor_s());
+    }
+
+    fn act(&mut self, action: Action, events: &mut std::collections::VecDeque<Event>) {
+        match action {
+            Action::Connect { will } => self.session.connect(will),
+            Action::Disconnect => self.session.disconnect(),
+            Action::Subscribe(purpose) => self.session.subscribe(purpose),
+            Action::Publish {
+                purpose,
+                payload,
+                retain,
+            } => self.session.publish(purpose, payload, retain),
+            Action::Ack(packet) => self.session.ack(packet),
+            Action::Job(job) => events.extend(self.executor.begin(job).map(Event::Done)),
+            Action::Led(pattern) => {
+                if let Some(Err(error)) = self.led.as_mut().map(|led| led.show(pattern)) {
+                    log(
+                        self.options.log_level,
+                        Level::Warn,
+                        &format!("the status LED: {error}"),
+                    );
+                }
+            }
+            Action::Log(level, text) => log(self.options.log_level, level, &text),
+        }
+    }
+
+    fn blink(&mut self) {
+        if let Some(Err(error)) = self.led.as_mut().map(Led::tick) {
+            log(
+                self.options.log_level,
+                Level::Warn,
+                &format!("the status LED: {error}"),
+            );
+            self.led = None;
+        }
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Now {
+            ms: millis(self.began.elapsed()),
+            unix_ms: millis(unix),
+        }
+    }
+}
+
+/// Different on each device and at each start; it spreads pauses and needs to be no secret.
+fn seed(enrolment: &Enrolment) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(enrolment.device.as_str());
+    hash.update(std::process::id().to_le_bytes());
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    hash.update(now.as_nanos().to_le_bytes());
+    // Two copies of one card that boot at the same second of a clock that stands still.
+    let unique = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    hash.update(unique);
+    let Digest(bytes) = Digest(hash.finalize().into());
+    bytes
+        .iter()
+        .take(8)
+        .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
+/// One line an event on standard error; systemd's or a terminal's clock tells when.
+fn log(least: Level, level: Level, text: &str) {
+    if level <= least {
+        eprintln!("punnet agent: {}: {text}", level_name(level));
+    }
+}
+
+async fn until(wake: Option<tokio::time::Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn pause(ms: Option<u32>) {
+    match ms {
+        Some(ms) => tokio::time::sleep(Duration::from_millis(ms.into())).await,
+        None => std::future::pending().await,
+    }
+}
