@@ -1,1 +1,23 @@
-//! See Cargo.toml.
+//! The image half of Punnet: references, digests, OCI images in and out, the store, the builder, and the way from an image to
+//! an OCI bundle. A library only: it executes nothing, opens no socket, starts no thread.
+//!
+//! An image comes in by [`Source`] (an OCI layout directory, an OCI archive or a docker-archive), is unpacked once into the
+//! [`Store`], and is turned into a runtime configuration by [`bundle`]. [`build`] makes images from a Containerfile; [`export`]
+//! writes stored images back out.
+#![forbid(unsafe_code)]
+
+mod error;
+
+mod digest;
+pub mod oci;
+pub mod platform;
+mod reference;
+
+mod source;
+pub mod tar_stream;
+
+pub use digest::{Digest, HashingReader, HashingWriter};
+pub use error::{Error, Result};
+pub use oci::Platform;
+pub use reference::Reference;
+pub use source::{Blob, NamedImage, Source};

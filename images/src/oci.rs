@@ -1,0 +1,493 @@
+//! OCI image-spec 1.1 documents: descriptor, manifest, index, image configuration. Docker's schema 2 has the same shapes.
+//!
+//! Unknown fields are ignored, as the specification asks. Every document is at most [`DOCUMENT_BYTES_MAX`] long and is checked once,
+//! here: what comes out of a `from_json` has the right schema version, a supported media type and a bounded number of parts.
+//!
+//! <https://github.com/opencontainers/image-spec/blob/main/spec.md>
+
+use crate::{Digest, Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+
+/// Bytes of a manifest, an index or a configuration: what registries must accept by the distribution specification.
+pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Layers of one image. Docker stops at 127; a bound is needed, not a tight one, since layers are unpacked one after another.
+pub const LAYERS_MAX: usize = 1024;
+/// Entries of one index: platforms times attestations, with much room.
+pub const INDEX_ENTRIES_MAX: usize = 1024;
+
+/// Media types we read and write.
+pub mod media_type {
+    /// OCI image manifest.
+    pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// OCI image index.
+    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// OCI image configuration.
+    pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// A layer without compression.
+    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// A gzip layer.
+    pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// A zstd layer.
+    pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+    /// Docker schema 2 manifest.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// Docker manifest list.
+    pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// Docker image configuration.
+    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// Docker layer without compression.
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    /// Docker gzip layer.
+    pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+    /// Whether it names a manifest.
+    pub fn is_manifest(text: &str) -> bool {
+        matches!(text, MANIFEST | DOCKER_MANIFEST)
+    }
+
+    /// Whether it names an index.
+    pub fn is_index(text: &str) -> bool {
+        matches!(text, INDEX | DOCKER_INDEX)
+    }
+}
+
+/// Annotation that carries the name of an image in a layout's index.json.
+pub const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Annotation with which containerd and Docker carry the whole reference.
+pub const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// The compression of a layer, by its media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// A plain tar.
+    None,
+    /// gzip, one or more members.
+    Gzip,
+}
+
+/// Points to a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What the blob is.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What the manifest behind it runs on; only in an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Free key-value pairs.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// A descriptor of these bytes.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The layer's compression, or why this layer cannot be read.
+    pub fn compression(&self) -> Result<Compression> {
+        use media_type::*;
+        match self.media_type.as_str() {
+            LAYER | DOCKER_LAYER => Ok(Compression::None),
+            LAYER_GZIP | DOCKER_LAYER_GZIP => Ok(Compression::Gzip),
+            LAYER_ZSTD => Err(Error::Unsupported {
+                what: format!("layer {}", self.digest),
+                why: "it is compressed with zstd; push or save the image with gzip layers".to_owned(),
+            }),
+            other => Err(Error::Unsupported {
+                what: format!("layer {}", self.digest),
+                why: format!("its media type is `{other}`, not a tar layer"),
+            }),
+        }
+    }
+}
+
+/// What an image runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// GOARCH: `amd64`, `arm64`, `arm`, ...
+    pub architecture: String,
+    /// GOOS: `linux`.
+    pub os: String,
+    /// Version of the system; Windows only.
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// CPU variant: `v5` to `v8` for arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// An image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`media_type::MANIFEST`] or Docker's; may be absent in OCI.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// The image configuration.
+    pub config: Descriptor,
+    /// Layers, base first.
+    pub layers: Vec<Descriptor>,
+    /// Free key-value pairs.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// Parses and checks a manifest.
+    pub fn from_json(bytes: &[u8]) -> Result<Self> {
+        let manifest: Self = parse("the manifest", bytes)?;
+        check_schema("the manifest", manifest.schema_version)?;
+        if !manifest.media_type.is_empty() && !media_type::is_manifest(&manifest.media_type) {
+            return Err(Error::malformed(
+                "the manifest",
+                format!("its media type is `{}`", manifest.media_type),
+            ));
+        }
+        if !matches!(
+            manifest.config.media_type.as_str(),
+            media_type::CONFIG | media_type::DOCKER_CONFIG
+        ) {
+            return Err(Error::Unsupported {
+                what: "the manifest".to_owned(),
+                why: format!(
+                    "its configuration is `{}`: an artifact, not a container image",
+                    manifest.config.media_type
+                ),
+            });
+        }
+        check_count("layers", manifest.layers.len(), LAYERS_MAX)?;
+        Ok(manifest)
+    }
+
+    /// Bytes of all layers as they are transferred.
+    pub fn layer_bytes(&self) -> u64 {
+        self.layers
+            .iter()
+            .fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+}
+
+/// A list of manifests, usually one a platform; also `index.json` of a layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`media_type::INDEX`] or Docker's; may be absent in OCI.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// The manifests, and nested indexes.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub manifests: Vec<Descriptor>,
+    /// Free key-value pairs.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// An index of these manifests.
+    pub fn of(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: media_type::INDEX.to_owned(),
+            manifests,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// Parses and checks an index.
+    pub fn from_json(bytes: &[u8]) -> Result<Self> {
+        let index: Self = parse("the index", bytes)?;
+        check_schema("the index", index.schema_version)?;
+        if !index.media_type.is_empty() && !media_type::is_index(&index.media_type) {
+            return Err(Error::malformed(
+                "the index",
+                format!("its media type is `{}`", index.media_type),
+            ));
+        }
+        check_count("index entries", index.manifests.len(), INDEX_ENTRIES_MAX)?;
+        Ok(index)
+    }
+}
+
+/// The image configuration: what to run, and what the layers unpack to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// RFC 3339 time of the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// GOARCH.
+    #[serde(default)]
+    pub architecture: String,
+    /// GOOS.
+    #[serde(default)]
+    pub os: String,
+    /// Version of the system; Windows only.
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// CPU variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Defaults for a container.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub config: ContainerConfig,
+    /// Digests of the uncompressed layers.
+    pub rootfs: RootFs,
+    /// How each layer came to be.
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub history: Vec<History>,
+}
+
+impl ImageConfig {
+    /// Parses and checks a configuration.
+    pub fn from_json(bytes: &[u8]) -> Result<Self> {
+        let config: Self = parse("the image configuration", bytes)?;
+        check_count("diff IDs", config.rootfs.diff_ids.len(), LAYERS_MAX)?;
+        if config.rootfs.kind != "layers" {
+            return Err(Error::malformed(
+                "the image configuration",
+                format!("rootfs type is `{}`", config.rootfs.kind),
+            ));
+        }
+        Ok(config)
+    }
+
+    /// The platform it says it is for.
+    pub fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            os_version: self.os_version.clone(),
+            variant: self.variant.clone(),
+        }
+    }
+}
+
+/// Defaults for a container of the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerConfig {
+    /// `user[:group]`, names or numbers.
+    #[serde(
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub user: String,
+    /// `port/protocol` keys.
+    #[serde(
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub exposed_ports: BTreeMap<String, Empty>,
+    /// `NAME=value` pairs.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// First arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Further arguments, replaced by those of the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// Directories that hold data.
+    #[serde(
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub volumes: BTreeMap<String, Empty>,
+    /// Absolute working directory.
+    #[serde(
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub working_dir: String,
+    /// Free key-value pairs.
+    #[serde(
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks the program to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+}
+
+/// `{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// The uncompressed layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Always `layers`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// One digest a layer, base first.
+    #[serde(deserialize_with = "null_is_default")]
+    pub diff_ids: Vec<Digest>,
+}
+
+/// One step of the build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// RFC 3339 time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// The instruction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// The step changed no file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
+}
+
+/// Serialises a document of ours. The order of fields is the order of the structs: the same document, the same bytes.
+pub fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
+    serde_json::to_vec(document).expect("plain structs with string keys always serialise")
+}
+
+/// Parses one bounded document.
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+        return Err(Error::Limit {
+            what: format!("the size of {what}"),
+            limit: format!("{DOCUMENT_BYTES_MAX} bytes"),
+        });
+    }
+    serde_json::from_slice(bytes).map_err(|error| Error::malformed(what, error))
+}
+
+fn check_schema(what: &str, version: u32) -> Result<()> {
+    if version == 2 {
+        return Ok(());
+    }
+    Err(Error::malformed(
+        what,
+        format!("schema version {version} is not 2"),
+    ))
+}
+
+fn check_count(what: &str, count: usize, max: usize) -> Result<()> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("the number of {what}, {count},"),
+        limit: max.to_string(),
+    })
+}
+
+/// Docker writes `null` for empty lists and maps.
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dockers_nulls_are_empty() {
+        let text = r#"{"architecture":"arm","os":"linux","config":{"Env":null,"Cmd":null,"Labels":null,"Healthcheck":{"Test":["x"]}},
+            "rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
+        let config = ImageConfig::from_json(text.as_bytes()).unwrap();
+        assert!(config.config.env.is_empty() && config.config.cmd.is_none() && config.history.is_empty());
+    }
+
+    #[test]
+    fn a_manifest_of_something_else_is_refused_with_the_reason() {
+        let zero = Digest::of(b"");
+        for (text, part) in [
+            (
+                format!(r#"{{"schemaVersion":1,"config":{{"digest":"{zero}","size":0}},"layers":[]}}"#),
+                "schema version 1",
+            ),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.cncf.helm","digest":"{zero}","size":0}},"layers":[]}}"#
+                ),
+                "artifact",
+            ),
+            (
+                format!(r#"{{"schemaVersion":2,"config":{{"digest":"{zero}","size":-1}},"layers":[]}}"#),
+                "malformed",
+            ),
+            (
+                r#"{"schemaVersion":2,"config":{"digest":"sha256:../x","size":1},"layers":[]}"#.to_owned(),
+                "not a digest",
+            ),
+            ("<html>".to_owned(), "malformed"),
+        ] {
+            let error = Manifest::from_json(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(matches!(
+            Manifest::from_json(&vec![b' '; DOCUMENT_BYTES_MAX as usize + 1]),
+            Err(Error::Limit { .. })
+        ));
+    }
+
+    #[test]
+    fn too_many_layers_are_refused() {
+        let layer = Descriptor::of(media_type::LAYER, b"");
+        let config = Descriptor::of(media_type::CONFIG, b"");
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: String::new(),
+            config,
+            layers: vec![layer; LAYERS_MAX + 1],
+            annotations: BTreeMap::new(),
+        };
+        assert!(matches!(
+            Manifest::from_json(&to_json(&manifest)),
+            Err(Error::Limit { .. })
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            drop((Manifest::from_json(&bytes), Index::from_json(&bytes), ImageConfig::from_json(&bytes)));
+        }
+    }
+}
