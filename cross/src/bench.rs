@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{catch_interrupts, interrupted, is_installed, output_of, run, stdout_of};
-use crate::stand::{Programs, Stand, elapsed_ms};
+use crate::stand::{Broker, Programs, Stand, elapsed_ms};
 
 /// Rounds thrown away before measuring: caches and cgroup creation settle.
 const WARM_UP_ROUNDS: usize = 3;
@@ -85,8 +85,10 @@ fn run_from_bundle(punnet: &Path, rounds: usize) -> Result<()> {
 fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
     let mut stand = Stand::new(programs)?;
     let archive = stand.build_hello()?;
-    stand.start_controller()?;
-    stand.start_agent("bench")?;
+    stand.start_controller(Broker::Embedded)?;
+    stand.enrol("bench")?;
+    stand.start_agent()?;
+    stand.wait_online("bench")?;
     stand.add_image(&archive)?;
     let idle_kib = stand.agent_pss_kib()?;
     let mut samples = Vec::new();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::static_target;
 use crate::process::{self, catch_interrupts, interrupted};
-use crate::stand::{Programs, Stand, elapsed_ms};
+use crate::stand::{Broker, Programs, Stand, elapsed_ms};
 
 /// Lines of the container's output that are shown.
 const LINES_SHOWN: usize = 3;
@@ -100,9 +100,13 @@ fn stage<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
 fn show(stand: &mut Stand) -> Result<()> {
     let archive = stage("building the example image FROM scratch", || stand.build_hello())?;
     stage("starting the controller with its embedded broker", || {
-        stand.start_controller()
+        stand.start_controller(Broker::Embedded)
     })?;
-    stage("enrolling and starting one device", || stand.start_agent("demo"))?;
+    stage("enrolling and starting one device", || {
+        stand.enrol("demo")?;
+        stand.start_agent()?;
+        stand.wait_online("demo")
+    })?;
     stage("adding the image to the fleet", || stand.add_image(&archive))?;
     let began = Instant::now();
     stage("deploying it over MQTT", || stand.deploy("hello", "demo"))?;

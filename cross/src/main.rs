@@ -10,17 +10,8 @@
 
 #![forbid(unsafe_code)]
 
-mod bench;
-mod build;
-mod demo;
-mod fuzz;
-mod packages;
-mod process;
-mod size;
-mod stand;
-mod test;
-
 use clap::{Parser, Subcommand};
+use xtask::{bench, demo, fuzz, size, test};
 
 #[derive(Parser)]
 #[command(

@@ -116,6 +116,13 @@ impl Server {
         }
     }
 
+    /// SIGKILL, as a crash or the kernel's OOM killer would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// SIGTERM, then SIGKILL.
     pub fn stop(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {

@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::build::{self, Strip};
@@ -71,8 +73,19 @@ pub struct Stand {
     /// `None` only while it is being removed.
     folder: Option<TempDir>,
     programs: Programs,
+    /// Where the embedded broker listens: the same after a restart.
+    listen: String,
     agent: Option<Server>,
     controller: Option<Server>,
+}
+
+/// Who carries the messages.
+#[derive(Clone, Copy)]
+pub enum Broker<'a> {
+    /// The one inside the controller.
+    Embedded,
+    /// Another one, by its URL.
+    External(&'a str),
 }
 
 impl Stand {
@@ -86,6 +99,7 @@ impl Stand {
         Ok(Self {
             folder: Some(folder),
             programs,
+            listen: free_address()?,
             agent: None,
             controller: None,
         })
@@ -126,9 +140,13 @@ impl Stand {
         Ok(archive)
     }
 
-    /// Starts the controller with its embedded broker on free loopback ports.
-    pub fn start_controller(&mut self) -> Result<()> {
-        let mut command = self.fleet(&["serve", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+    /// Starts the controller, again if need be.
+    pub fn start_controller(&mut self, broker: Broker) -> Result<()> {
+        let mut command = self.fleet(&["serve", "--api", "127.0.0.1:0"]);
+        match broker {
+            Broker::Embedded => command.args(["--listen", &self.listen]),
+            Broker::External(url) => command.args(["--broker", url]),
+        };
         let log = self.log("controller.log")?;
         let mut server = Server::start(
             "controller",
@@ -146,34 +164,53 @@ impl Stand {
         Ok(())
     }
 
-    /// Enrols a device and starts its agent.
-    pub fn start_agent(&mut self, device: &str) -> Result<()> {
-        let file = self.path().join("enrolment.json");
+    /// Writes a device's enrolment file.
+    pub fn enrol(&self, device: &str) -> Result<()> {
         run(self
             .fleet(&["enroll", device, "--output"])
-            .arg(&file)
-            .stdout(Stdio::null()))?;
+            .arg(self.enrolment())
+            .stdout(Stdio::null()))
+    }
+
+    /// Starts the enrolled device's agent, again if need be.
+    pub fn start_agent(&mut self) -> Result<()> {
         let mut command = self.punnet(&["agent", "--enrolment"]);
         let log = self.log("agent.log")?;
         command
-            .arg(&file)
+            .arg(self.enrolment())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let mut server = Server::start("agent", &mut command)?;
-        let present = wait_for("the device to be online", READY_TIMEOUT, || {
-            server.check()?;
-            let devices: serde_json::Value =
-                serde_json::from_str(&stdout_of(&mut self.fleet(&["devices", "--json"]))?)?;
-            let online = |entry: &serde_json::Value| entry["name"] == device && entry["online"] == true;
+        self.agent = Some(Server::start("agent", &mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the controller sees the device online.
+    pub fn wait_online(&mut self, device: &str) -> Result<()> {
+        let online = wait_for("the device to be online", READY_TIMEOUT, || {
+            self.agent.as_mut().map_or(Ok(()), Server::check)?;
+            let devices = json_of(&mut self.fleet(&["devices", "--json"]))?;
+            let found = |entry: &Value| entry["name"] == device && entry["online"] == true;
             Ok(devices
                 .as_array()
-                .is_some_and(|all| all.iter().any(online))
+                .is_some_and(|all| all.iter().any(found))
                 .then_some(()))
         });
-        present.with_context(|| self.log_tail("agent.log"))?;
-        self.agent = Some(server);
-        Ok(())
+        online.with_context(|| self.log_tail("agent.log"))
+    }
+
+    /// SIGKILL to the agent.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        self.agent.take().map_or(Ok(()), Server::kill)
+    }
+
+    /// SIGKILL to the controller.
+    pub fn kill_controller(&mut self) -> Result<()> {
+        self.controller.take().map_or(Ok(()), Server::kill)
+    }
+
+    fn enrolment(&self) -> PathBuf {
+        self.path().join("enrolment.json")
     }
 
     /// Takes the archive into the fleet as `hello`.
@@ -269,7 +306,8 @@ impl Stand {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn log_tail(&self, name: &str) -> String {
+    /// The end of a server's log, for messages.
+    pub fn log_tail(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(15).collect();
         format!(
@@ -298,6 +336,17 @@ impl Drop for Lines {
             eprintln!("warning: a log reader could not be ended");
         }
     }
+}
+
+/// What a command prints, as JSON.
+pub fn json_of(command: &mut Command) -> Result<Value> {
+    let text = stdout_of(command)?;
+    serde_json::from_str(&text).with_context(|| format!("this is no JSON: {text}"))
+}
+
+/// A loopback address that was free a moment ago.
+pub fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// Milliseconds since `began`.
