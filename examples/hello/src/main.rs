@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     if let Some(code) = args
         .iter()
         .position(|arg| arg == "--exit")
-        .and_then(|at| args.get(at + 1)?.parse().ok())
+        .and_then(|at| args.get(at + 1)?.parse::<u8>().ok())
     {
         return ExitCode::from(code);
     }
