@@ -28,6 +28,18 @@ pub mod attr {
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }
 
+/// Propagation types: MS_* of linux/mount.h.
+pub mod propagation {
+    /// Cannot be bound, and private.
+    pub const UNBINDABLE: u64 = 1 << 17;
+    /// Mounts stay here.
+    pub const PRIVATE: u64 = 1 << 18;
+    /// Mounts come in and do not go out.
+    pub const SLAVE: u64 = 1 << 19;
+    /// Mounts come in and go out.
+    pub const SHARED: u64 = 1 << 20;
+}
+
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
@@ -124,7 +136,7 @@ pub fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Changes [`attr`] flags and the propagation (an MS_* value, 0 to keep) of the mount `mount` refers to, and of those under it when
+/// Changes [`attr`] flags and the [`propagation`] (0 to keep) of the mount `mount` refers to, and of those under it when
 /// `recursive`. mount_setattr(2)
 pub fn mount_setattr(
     mount: BorrowedFd<'_>,

@@ -163,13 +163,46 @@ pub fn ioprio_set(class: u8, level: u8) -> Result<()> {
     Ok(())
 }
 
+/// The kernel's resource limits: the part of the name after `RLIMIT_`, and the number. getrlimit(2)
+#[allow(clippy::unnecessary_cast)] // u32 with glibc, c_int with musl.
+pub const RLIMITS: [(&str, u32); 16] = [
+    ("CPU", libc::RLIMIT_CPU as u32),
+    ("FSIZE", libc::RLIMIT_FSIZE as u32),
+    ("DATA", libc::RLIMIT_DATA as u32),
+    ("STACK", libc::RLIMIT_STACK as u32),
+    ("CORE", libc::RLIMIT_CORE as u32),
+    ("RSS", libc::RLIMIT_RSS as u32),
+    ("NPROC", libc::RLIMIT_NPROC as u32),
+    ("NOFILE", libc::RLIMIT_NOFILE as u32),
+    ("MEMLOCK", libc::RLIMIT_MEMLOCK as u32),
+    ("AS", libc::RLIMIT_AS as u32),
+    ("LOCKS", libc::RLIMIT_LOCKS as u32),
+    ("SIGPENDING", libc::RLIMIT_SIGPENDING as u32),
+    ("MSGQUEUE", libc::RLIMIT_MSGQUEUE as u32),
+    ("NICE", libc::RLIMIT_NICE as u32),
+    ("RTPRIO", libc::RLIMIT_RTPRIO as u32),
+    ("RTTIME", libc::RLIMIT_RTTIME as u32),
+];
+
+/// Sets a resource limit of another process (of the caller for 0). prlimit(2)
+pub fn prlimit(pid: Pid, resource: i32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the new limit lives through the call, the old one is not asked for.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &raw const limit, old) })?;
+    Ok(())
+}
+
 /// Ends the process at once: nothing is flushed or run. `_exit(2)`
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// Wraps a descriptor number that the caller was given by its own parent (`--preserve-fds`, LISTEN_FDS) or that must be closed.
+/// Sets or clears close-on-exec, on a descriptor number because the one that `--preserve-fds` means belongs to the caller's parent.
 /// EBADF when it is not open. fcntl(2)
 pub fn set_cloexec(fd: RawFd, on: bool) -> Result<()> {
     let flag = if on { libc::FD_CLOEXEC } else { 0 };
