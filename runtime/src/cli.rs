@@ -1,9 +1,371 @@
-//! The OCI runtime command line.
-use std::ffi::OsString;
-use std::process::ExitCode;
+//! The command line that container engines use (`punnet oci`, `punnet-oci`): runc's verbs, options before or after the id.
+//! What a verb does is in `runtime`; here is only how it is called and what is printed.
 
-/// Runs the command line behind `punnet oci` or `punnet-oci`.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    drop(args);
-    ExitCode::from(125)
+mod args;
+mod help;
+
+use crate::error::{EXIT_RUNTIME, Error, OsContext, Result};
+use crate::runtime::{CreateOptions, ExecOptions, Listed, Runtime};
+use crate::terminal::Stdio;
+use args::{Args, parse};
+use nix::sys::signal::Signal;
+use nix::unistd::{getegid, geteuid};
+use punnet_spec::{Capabilities, OCI_VERSION, Process, Spec};
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// Runs the command line behind `punnet oci` or `punnet-oci`; `arguments` are without the program's name.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let args = match parse(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("punnet-oci: {}", error.chain());
+            return ExitCode::from(EXIT_RUNTIME);
+        }
+    };
+    match dispatch(&args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report(&args, &error);
+            ExitCode::from(failure_code(&args, &error))
+        }
+    }
+}
+
+/// `run` and `exec` speak of the program with 126 and 127, of themselves with 125; for the rest 1 is what engines know.
+fn failure_code(args: &Args, error: &Error) -> u8 {
+    const EXIT_FAILURE: u8 = 1;
+    match args.verb.as_str() {
+        "run" | "exec" => error.exit_code(),
+        _ => EXIT_FAILURE,
+    }
+}
+
+/// To the log file in the form asked for, and to standard error for people.
+fn report(args: &Args, error: &Error) {
+    let text = error.chain();
+    eprintln!("punnet-oci: {text}");
+    let Some(path) = &args.log else { return };
+    let line = if args.log_format == "json" {
+        let message = serde_json::Value::from(text);
+        format!(
+            "{{\"level\":\"error\",\"msg\":{message},\"time\":\"{}\"}}\n",
+            timestamp(now())
+        )
+    } else {
+        format!("time=\"{}\" level=error msg={text:?}\n", timestamp(now()))
+    };
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        eprintln!("punnet-oci: cannot write {}: {error}", path.display());
+    }
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// RFC 3339 in UTC. The calendar is Howard Hinnant's days-from-civil turned round.
+fn timestamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+fn dispatch(args: &Args) -> Result<u8> {
+    if args.help || args.verb.is_empty() && !args.version {
+        return print(&format!("{}\n", help::text(&args.verb)));
+    }
+    if args.version {
+        return print(&format!(
+            "punnet-oci version {}\nspec: {OCI_VERSION}\n",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    if args.systemd_cgroup {
+        return Err(Error::Usage(
+            "--systemd-cgroup is not supported: configure the engine for the cgroupfs driver (podman: cgroup_manager = \"cgroupfs\"; \
+             docker: \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"])"
+                .to_owned(),
+        ));
+    }
+    if args.no_pivot {
+        return Err(Error::Usage(
+            "--no-pivot is not supported: without pivot_root the host's files stay reachable".to_owned(),
+        ));
+    }
+    let runtime = Runtime::new(args.root.clone().unwrap_or_else(Runtime::default_state_root));
+    match args.verb.as_str() {
+        "create" => runtime.create(&args.id()?, &create_options(args)).map(|_| 0),
+        "start" => runtime.start(&args.id()?).map(|()| 0),
+        "run" => runtime.run(&args.id()?, &create_options(args), args.detach),
+        "state" => state(&runtime, args),
+        "kill" => kill(&runtime, args),
+        "delete" => runtime.delete(&args.id()?, args.force).map(|()| 0),
+        "exec" => exec(&runtime, args),
+        "list" => list(&runtime, args),
+        "spec" => spec(args),
+        other => Err(Error::Usage(format!(
+            "unknown command {other:?}; `punnet-oci --help` lists them"
+        ))),
+    }
+}
+
+fn print(text: &str) -> Result<u8> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .os("write to", "standard output")?;
+    Ok(0)
+}
+
+fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String> {
+    let text = if pretty {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    text.map_err(|source| Error::Json {
+        path: "the output".to_owned(),
+        source,
+    })
+}
+
+fn create_options(args: &Args) -> CreateOptions {
+    CreateOptions {
+        bundle: args.bundle.clone().unwrap_or_else(|| ".".into()),
+        console_socket: args.console_socket.clone(),
+        pid_file: args.pid_file.clone(),
+        preserve_fds: args.preserve_fds,
+        new_keyring: !args.no_new_keyring,
+        stdio: Stdio::default(),
+    }
+}
+
+/// What `state` prints: the specification's document, and the fields that runc adds and engines read.
+#[derive(serde::Serialize)]
+struct StateLine<'a> {
+    #[serde(flatten)]
+    state: &'a punnet_spec::State,
+    created: String,
+    owner: String,
+}
+
+impl<'a> StateLine<'a> {
+    fn new(listed: &'a Listed) -> Self {
+        Self {
+            state: &listed.state,
+            created: timestamp(listed.created),
+            owner: listed.uid.to_string(),
+        }
+    }
+}
+
+fn state(runtime: &Runtime, args: &Args) -> Result<u8> {
+    print(&format!("{}\n", json(&runtime.state(&args.id()?)?, true)?))
+}
+
+fn kill(runtime: &Runtime, args: &Args) -> Result<u8> {
+    let word = args.rest.get(1).and_then(|word| word.to_str()).unwrap_or("TERM");
+    runtime.kill(&args.id()?, signal(word)?, args.all)?;
+    Ok(0)
+}
+
+/// `9`, `KILL` or `SIGKILL`, and the real-time ones as numbers.
+fn signal(word: &str) -> Result<i32> {
+    /// The highest real-time signal.
+    const SIGNAL_MAX: i32 = 64;
+    if let Ok(number) = word.parse::<i32>() {
+        return match number {
+            0..=SIGNAL_MAX => Ok(number),
+            _ => Err(Error::Usage(format!("{number} is not a signal"))),
+        };
+    }
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    Signal::from_str(&name)
+        .map(|signal| signal as i32)
+        .map_err(|_| Error::Usage(format!("unknown signal {word:?}")))
+}
+
+fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
+    let list = runtime.list()?;
+    if args.quiet {
+        return print(
+            &list
+                .iter()
+                .map(|one| format!("{}\n", one.state.id))
+                .collect::<String>(),
+        );
+    }
+    match args.format.as_str() {
+        "json" => print(&json(
+            &list.iter().map(StateLine::new).collect::<Vec<_>>(),
+            false,
+        )?),
+        "table" | "" => {
+            let mut text = format!(
+                "{:<24} {:<8} {:<9} {:<21} BUNDLE\n",
+                "ID", "PID", "STATUS", "CREATED"
+            );
+            for one in &list {
+                let state = &one.state;
+                text += &format!(
+                    "{:<24} {:<8} {:<9} {:<21} {}\n",
+                    state.id,
+                    state.pid.unwrap_or(0),
+                    state.status.as_str(),
+                    timestamp(one.created),
+                    state.bundle
+                );
+            }
+            print(&text)
+        }
+        other => Err(Error::Usage(format!("unknown format {other:?}: json or table"))),
+    }
+}
+
+fn spec(args: &Args) -> Result<u8> {
+    let bundle = args.bundle.clone().unwrap_or_else(|| ".".into());
+    let path = bundle.join("config.json");
+    let rootless = args.rootless.then(|| (geteuid().as_raw(), getegid().as_raw()));
+    let mut text = Spec::default_for(rootless)
+        .to_json()
+        .map_err(|source| Error::Json {
+            path: path.display().to_string(),
+            source,
+        })?;
+    text.push(b'\n');
+    let mut file = std::fs::File::create_new(&path).os("make", path.display())?;
+    file.write_all(&text).os("write", path.display())?;
+    Ok(0)
+}
+
+fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
+    let id = args.id()?;
+    let process = match &args.process {
+        Some(path) => read_process(path)?,
+        None => container_process(runtime, &id, args)?,
+    };
+    let options = ExecOptions {
+        process,
+        detach: args.detach,
+        console_socket: args.console_socket.clone(),
+        pid_file: args.pid_file.clone(),
+        preserve_fds: args.preserve_fds,
+        stdio: Stdio::default(),
+    };
+    runtime.exec(&id, &options)
+}
+
+fn read_process(path: &Path) -> Result<Process> {
+    let bytes = std::fs::read(path).os("read", path.display())?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+/// The container's own process with what the command line changes.
+fn container_process(runtime: &Runtime, id: &crate::ContainerId, args: &Args) -> Result<Process> {
+    let mut process = runtime.config(id)?.process.unwrap_or_default();
+    let mut words = Vec::new();
+    for word in args.rest.iter().skip(1) {
+        let word = word
+            .to_str()
+            .ok_or_else(|| Error::Usage(format!("{} is not UTF-8", word.display())))?;
+        words.push(word.to_owned());
+    }
+    if words.is_empty() {
+        return Err(Error::Usage(
+            "exec needs a command after the container's id, or --process FILE".to_owned(),
+        ));
+    }
+    process.args = words;
+    process.terminal = args.tty;
+    process.env.extend(args.env.iter().cloned());
+    if let Some(cwd) = &args.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &args.user {
+        (process.user.uid, process.user.gid) = parse_user(user, process.user.gid)?;
+    }
+    process.user.additional_gids.extend(&args.additional_gids);
+    process.no_new_privileges |= args.no_new_privs;
+    if !args.cap.is_empty() {
+        let sets = process.capabilities.get_or_insert_with(Capabilities::default);
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.extend(args.cap.iter().cloned());
+        }
+    }
+    Ok(process)
+}
+
+/// `UID` or `UID:GID`.
+fn parse_user(user: &str, gid: u32) -> Result<(u32, u32)> {
+    let (uid, given) = user
+        .split_once(':')
+        .map_or((user, None), |(uid, gid)| (uid, Some(gid)));
+    let number = |text: &str| {
+        text.parse().map_err(|_| {
+            Error::Usage(format!(
+                "--user {user:?}: numbers are needed, as 1000 or 1000:1000"
+            ))
+        })
+    };
+    Ok((number(uid)?, given.map_or(Ok(gid), number)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_stamps_are_calendar_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (4_102_444_799, "2099-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(timestamp(seconds), text);
+        }
+    }
+
+    #[test]
+    fn signals_are_names_or_numbers() {
+        for (word, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("34", 34), ("0", 0)] {
+            assert_eq!(signal(word).unwrap(), number);
+        }
+        for bad in ["", "SIGFUN", "-1", "65"] {
+            assert!(signal(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(parse_user("7", 3).unwrap(), (7, 3));
+        assert_eq!(parse_user("7:8", 3).unwrap(), (7, 8));
+        assert!(parse_user("root", 3).is_err() && parse_user("7:", 3).is_err());
+    }
 }

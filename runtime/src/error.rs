@@ -139,13 +139,20 @@ impl Error {
 
     /// A field of config.json refused.
     pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Config { field: field.into(), reason: reason.into() }
+        Self::Config {
+            field: field.into(),
+            reason: reason.into(),
+        }
     }
 
     /// For sending over the set-up socket: kind, errno and up to two strings.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (kind, errno, first, second) = match self {
-            Self::Os { operation, subject, errno } => ('o', *errno as i32, operation.clone(), subject.clone()),
+            Self::Os {
+                operation,
+                subject,
+                errno,
+            } => ('o', *errno as i32, operation.clone(), subject.clone()),
             Self::ProgramNotFound(program) => ('n', 0, program.clone(), String::new()),
             Self::ProgramNotExecutable { program, why } => ('x', 0, program.clone(), why.clone()),
             Self::Config { field, reason } => ('c', 0, field.clone(), reason.clone()),
@@ -163,12 +170,25 @@ impl Error {
             parts.next().unwrap_or_default().to_owned(),
             parts.next().unwrap_or_default().to_owned(),
         );
-        let errno = head.get(2..).and_then(|number| number.parse().ok()).map_or(Errno::UnknownErrno, Errno::from_raw);
+        let errno = head
+            .get(2..)
+            .and_then(|number| number.parse().ok())
+            .map_or(Errno::UnknownErrno, Errno::from_raw);
         match head.get(..2) {
-            Some("Eo") => Self::Os { operation: first, subject: second, errno },
+            Some("Eo") => Self::Os {
+                operation: first,
+                subject: second,
+                errno,
+            },
             Some("En") => Self::ProgramNotFound(first),
-            Some("Ex") => Self::ProgramNotExecutable { program: first, why: second },
-            Some("Ec") => Self::Config { field: first, reason: second },
+            Some("Ex") => Self::ProgramNotExecutable {
+                program: first,
+                why: second,
+            },
+            Some("Ec") => Self::Config {
+                field: first,
+                reason: second,
+            },
             _ => Self::Setup(first),
         }
     }
@@ -192,7 +212,8 @@ impl<T> OsContext<T> for nix::Result<T> {
 
 impl<T> OsContext<T> for std::io::Result<T> {
     fn os(self, operation: &str, subject: impl std::fmt::Display) -> Result<T> {
-        self.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)).os(operation, subject)
+        self.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+            .os(operation, subject)
     }
 }
 
@@ -203,9 +224,16 @@ mod tests {
     #[test]
     fn errors_keep_their_kind_over_the_setup_socket() {
         let errors = [
-            Error::Os { operation: "mount".into(), subject: "/proc".into(), errno: Errno::EPERM },
+            Error::Os {
+                operation: "mount".into(),
+                subject: "/proc".into(),
+                errno: Errno::EPERM,
+            },
             Error::ProgramNotFound("sh".into()),
-            Error::ProgramNotExecutable { program: "sh".into(), why: "built for arm".into() },
+            Error::ProgramNotExecutable {
+                program: "sh".into(),
+                why: "built for arm".into(),
+            },
             Error::config("process.cwd", "outside the root"),
         ];
         for error in errors {

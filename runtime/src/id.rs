@@ -13,7 +13,12 @@ pub struct ContainerId(String);
 impl ContainerId {
     /// Checks an id.
     pub fn new(id: &str) -> Result<Self> {
-        let refuse = |why| Err(Error::InvalidId { id: id.chars().take(40).collect(), why });
+        let refuse = |why| {
+            Err(Error::InvalidId {
+                id: id.chars().take(40).collect(),
+                why,
+            })
+        };
         if id.is_empty() {
             return refuse("it is empty");
         }
@@ -23,7 +28,10 @@ impl ContainerId {
         if id == "." || id == ".." {
             return refuse("it names a directory");
         }
-        if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte)) {
+        if !id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte))
+        {
             return refuse("only letters, digits and _ + - . may be in it");
         }
         Ok(Self(id.to_owned()))
@@ -53,7 +61,10 @@ mod tests {
         let long = "x".repeat(10 * 1024);
         for bad in ["", ".", "..", "a/b", "a b", "../x", "é", "a\0b", "a\n", &long] {
             let error = ContainerId::new(bad).unwrap_err().to_string();
-            assert!(error.contains("not a container id") && error.len() < 200, "{error}");
+            assert!(
+                error.contains("not a container id") && error.len() < 200,
+                "{error}"
+            );
         }
     }
 }

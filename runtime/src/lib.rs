@@ -1,3 +1,38 @@
-//! OCI runtime: bundle to running container.
+//! OCI runtime: a bundle becomes a running container. Synchronous and single-threaded: no async, no threads, no process of its own that
+//! stays.
+//!
+//! Reading order: `plan` decides (pure data), `launch` makes the process, `init` is the ordered list of security steps that it takes
+//! upon itself, `runtime` holds the verbs, `cli` the command line of container engines.
 #![forbid(unsafe_code)]
+
+pub mod plan;
+pub mod seccomp;
+
+mod runtime;
+
+mod launch;
+
+mod init;
+
+mod rootfs;
+
+mod program;
+
+mod terminal;
+
+mod foreground;
+
+mod cgroup;
+mod channel;
 pub mod cli;
+mod error;
+mod hooks;
+mod id;
+mod idmap;
+mod paths;
+mod state;
+
+pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
+pub use id::{ContainerId, ID_BYTES_MAX};
+pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime};
+pub use terminal::Stdio;

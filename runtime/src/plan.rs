@@ -84,18 +84,35 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let (root, mounts) = rootfs::plan(spec, mounts, host)?;
     let capabilities = process.as_ref().map(|process| process.capabilities);
     let root = rootfs::guard_devices(root, &linux, capabilities, &namespaces)?;
-    let setup_dev = !mounts.iter().any(|mount| mount.is_bind() && mount.destination == Path::new("/dev"));
+    let setup_dev = !mounts
+        .iter()
+        .any(|mount| mount.is_bind() && mount.destination == Path::new("/dev"));
     let uts = namespaces.has(namespaces::UTS);
     for (field, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
         if !value.is_empty() && !uts {
-            return Err(Error::config(field, "would change the host's: it needs a uts namespace"));
+            return Err(Error::config(
+                field,
+                "would change the host's: it needs a uts namespace",
+            ));
         }
     }
     Ok(Plan {
-        devices: if setup_dev { rootfs::devices(&linux)? } else { Vec::new() },
+        devices: if setup_dev {
+            rootfs::devices(&linux)?
+        } else {
+            Vec::new()
+        },
         setup_dev,
-        masked_paths: linux.masked_paths.iter().map(|path| mounts::absolute(path)).collect(),
-        readonly_paths: linux.readonly_paths.iter().map(|path| mounts::absolute(path)).collect(),
+        masked_paths: linux
+            .masked_paths
+            .iter()
+            .map(|path| mounts::absolute(path))
+            .collect(),
+        readonly_paths: linux
+            .readonly_paths
+            .iter()
+            .map(|path| mounts::absolute(path))
+            .collect(),
         sysctl: namespaces::sysctls(&linux, &namespaces)?,
         hostname: spec.hostname.clone(),
         domainname: spec.domainname.clone(),
@@ -114,4 +131,9 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
 pub fn plan_process(process: &punnet_spec::Process) -> Result<ProcessPlan> {
     refuse::unsupported_in_process(process)?;
     process::plan(process)
+}
+
+/// CLONE_NEW* bits as `u64`, for those who apply the plan.
+pub(crate) mod namespaces_bits {
+    pub(crate) use super::namespaces::{CGROUP, NETWORK, PID, USER};
 }

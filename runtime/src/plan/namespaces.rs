@@ -72,11 +72,17 @@ fn parse(kind: &str) -> Option<(u64, &'static str)> {
 
 /// Plans `linux.namespaces`, `uidMappings` and `gidMappings`.
 pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
-    let mut plan = NamespacePlan { unprivileged: host.euid != 0, ..NamespacePlan::default() };
+    let mut plan = NamespacePlan {
+        unprivileged: host.euid != 0,
+        ..NamespacePlan::default()
+    };
     for (index, namespace) in linux.namespaces.iter().enumerate() {
         let field = || format!("linux.namespaces[{index}]");
         let Some((kind, name)) = parse(&namespace.kind) else {
-            return Err(Error::config(field(), format!("unknown type {:?}", namespace.kind)));
+            return Err(Error::config(
+                field(),
+                format!("unknown type {:?}", namespace.kind),
+            ));
         };
         if plan.has(kind) {
             return Err(Error::config(field(), format!("a second {name} namespace")));
@@ -84,14 +90,21 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
         if namespace.path.is_empty() {
             plan.new |= kind;
         } else if namespace.path.starts_with('/') && !namespace.path.contains('\0') {
-            plan.join.push(Join { kind, name, path: PathBuf::from(&namespace.path) });
+            plan.join.push(Join {
+                kind,
+                name,
+                path: PathBuf::from(&namespace.path),
+            });
         } else {
             return Err(Error::config(field(), "the path must be absolute"));
         }
     }
     plan.join.sort_by_key(|join| join.kind != USER);
     if plan.new & MOUNT == 0 {
-        return Err(Error::config("linux.namespaces", "a new mount namespace is needed: the root would change for the host"));
+        return Err(Error::config(
+            "linux.namespaces",
+            "a new mount namespace is needed: the root would change for the host",
+        ));
     }
     if plan.new & USER != 0 {
         plan.uid_map = mappings("linux.uidMappings", &linux.uid_mappings, host.euid)?;
@@ -99,7 +112,10 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
     } else if plan.has(USER) {
         // Joined: its maps are there already, whatever config.json repeats.
     } else if !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty() {
-        return Err(Error::config("linux.uidMappings", "id mappings need a user namespace"));
+        return Err(Error::config(
+            "linux.uidMappings",
+            "id mappings need a user namespace",
+        ));
     } else if host.euid != 0 {
         return Err(Error::config(
             "linux.namespaces",
@@ -112,7 +128,11 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
 /// Checks one map; an empty one becomes root inside = the caller outside, where the caller is an ordinary user.
 fn mappings(field: &str, given: &[IdMapping], caller: u32) -> Result<Vec<IdMapping>> {
     if given.is_empty() {
-        return Ok(vec![IdMapping { container_id: 0, host_id: caller, size: 1 }]);
+        return Ok(vec![IdMapping {
+            container_id: 0,
+            host_id: caller,
+            size: 1,
+        }]);
     }
     if given.len() > MAPPINGS_MAX {
         return Err(Error::config(field, format!("more than {MAPPINGS_MAX} lines")));
@@ -120,7 +140,10 @@ fn mappings(field: &str, given: &[IdMapping], caller: u32) -> Result<Vec<IdMappi
     for mapping in given {
         let fits = |first: u32| first.checked_add(mapping.size).is_some();
         if mapping.size == 0 || !fits(mapping.container_id) || !fits(mapping.host_id) {
-            return Err(Error::config(field, format!("{mapping:?} is empty or ends past the last id")));
+            return Err(Error::config(
+                field,
+                format!("{mapping:?} is empty or ends past the last id"),
+            ));
         }
     }
     Ok(given.to_vec())
@@ -129,14 +152,24 @@ fn mappings(field: &str, given: &[IdMapping], caller: u32) -> Result<Vec<IdMappi
 /// Kernel parameters, as paths below /proc/sys: only those that belong to a namespace of the container.
 pub fn sysctls(linux: &Linux, namespaces: &NamespacePlan) -> Result<Vec<(String, String)>> {
     const IPC_NAMES: [&str; 8] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
     let mut plan = Vec::with_capacity(linux.sysctl.len());
     for (name, value) in &linux.sysctl {
         let field = || format!("linux.sysctl.{name}");
         // A name may be written with slashes, as sysctl(8) allows: then dots are literal.
-        let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
+        let path = if name.contains('/') {
+            name.clone()
+        } else {
+            name.replace('.', "/")
+        };
         let dotted = path.replace('/', ".");
         let bad = |part: &str| part.is_empty() || part == "." || part == "..";
         if path.split('/').any(bad) || path.contains('\0') {
@@ -151,10 +184,16 @@ pub fn sysctls(linux: &Linux, namespaces: &NamespacePlan) -> Result<Vec<(String,
         } else if dotted.starts_with("user.") {
             (USER, "user")
         } else {
-            return Err(Error::config(field(), "belongs to the host as a whole: set it there"));
+            return Err(Error::config(
+                field(),
+                "belongs to the host as a whole: set it there",
+            ));
         };
         if !namespaces.has(kind) {
-            return Err(Error::config(field(), format!("would change the host's: it needs a {word} namespace")));
+            return Err(Error::config(
+                field(),
+                format!("would change the host's: it needs a {word} namespace"),
+            ));
         }
         plan.push((path, value.clone()));
     }
@@ -169,20 +208,33 @@ mod tests {
     fn linux(kinds: &[(&str, &str)]) -> Linux {
         let namespaces = kinds
             .iter()
-            .map(|(kind, path)| Namespace { kind: (*kind).to_owned(), path: (*path).to_owned() })
+            .map(|(kind, path)| Namespace {
+                kind: (*kind).to_owned(),
+                path: (*path).to_owned(),
+            })
             .collect();
-        Linux { namespaces, ..Linux::default() }
+        Linux {
+            namespaces,
+            ..Linux::default()
+        }
     }
 
     fn check(kinds: &[(&str, &str)], euid: u32) -> std::result::Result<NamespacePlan, String> {
-        let host = HostFacts { euid, egid: euid, ..HostFacts::default() };
+        let host = HostFacts {
+            euid,
+            egid: euid,
+            ..HostFacts::default()
+        };
         plan(&linux(kinds), &host).map_err(|error| error.to_string())
     }
 
     #[test]
     fn user_namespace_is_joined_first() {
         let plan = check(&[("network", "/n"), ("user", "/u"), ("mount", "")], 0).unwrap();
-        assert_eq!(plan.join.iter().map(|join| join.name).collect::<Vec<_>>(), ["user", "network"]);
+        assert_eq!(
+            plan.join.iter().map(|join| join.name).collect::<Vec<_>>(),
+            ["user", "network"]
+        );
         assert_eq!(plan.new, MOUNT);
     }
 
@@ -203,20 +255,49 @@ mod tests {
     #[test]
     fn ordinary_user_is_root_inside() {
         let plan = check(&[("mount", ""), ("user", "")], 1000).unwrap();
-        assert_eq!(plan.uid_map, [IdMapping { container_id: 0, host_id: 1000, size: 1 }]);
+        assert_eq!(
+            plan.uid_map,
+            [IdMapping {
+                container_id: 0,
+                host_id: 1000,
+                size: 1
+            }]
+        );
     }
 
     #[test]
     fn sysctl_of_the_host_is_refused_and_of_the_namespace_planned() {
-        let own = NamespacePlan { new: NETWORK | IPC, ..NamespacePlan::default() };
+        let own = NamespacePlan {
+            new: NETWORK | IPC,
+            ..NamespacePlan::default()
+        };
         let check = |name: &str, own: &NamespacePlan| {
             let sysctl = [(name.to_owned(), "1".to_owned())].into_iter().collect();
-            sysctls(&Linux { sysctl, ..Linux::default() }, own).map(|plan| plan[0].0.clone()).ok()
+            sysctls(
+                &Linux {
+                    sysctl,
+                    ..Linux::default()
+                },
+                own,
+            )
+            .map(|plan| plan[0].0.clone())
+            .ok()
         };
-        assert_eq!(check("net.ipv4.ip_forward", &own).as_deref(), Some("net/ipv4/ip_forward"));
-        assert_eq!(check("net/ipv4/conf/eth0.1/forwarding", &own).as_deref(), Some("net/ipv4/conf/eth0.1/forwarding"));
+        assert_eq!(
+            check("net.ipv4.ip_forward", &own).as_deref(),
+            Some("net/ipv4/ip_forward")
+        );
+        assert_eq!(
+            check("net/ipv4/conf/eth0.1/forwarding", &own).as_deref(),
+            Some("net/ipv4/conf/eth0.1/forwarding")
+        );
         assert_eq!(check("kernel.sem", &own).as_deref(), Some("kernel/sem"));
-        for bad in ["kernel.core_pattern", "net..x", "net/../kernel/core_pattern", "vm.swappiness"] {
+        for bad in [
+            "kernel.core_pattern",
+            "net..x",
+            "net/../kernel/core_pattern",
+            "vm.swappiness",
+        ] {
             assert_eq!(check(bad, &own), None, "{bad}");
         }
         assert_eq!(check("net.ipv4.ip_forward", &NamespacePlan::default()), None);

@@ -11,7 +11,10 @@ const KNOWN_MAJOR: &str = "1";
 pub fn unsupported(spec: &Spec) -> Result<()> {
     let version = &spec.oci_version;
     if version.split('.').next() != Some(KNOWN_MAJOR) {
-        return Err(Error::config("ociVersion", format!("{version:?} is not a version 1")));
+        return Err(Error::config(
+            "ociVersion",
+            format!("{version:?} is not a version 1"),
+        ));
     }
     if spec.vm.is_some() {
         return refuse("vm", "this runtime makes containers, not virtual machines");
@@ -21,7 +24,10 @@ pub fn unsupported(spec: &Spec) -> Result<()> {
     }
     for (index, mount) in spec.mounts.iter().enumerate() {
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return refuse(&format!("mounts[{index}].uidMappings"), "id-mapped mounts are not supported yet");
+            return refuse(
+                &format!("mounts[{index}].uidMappings"),
+                "id-mapped mounts are not supported yet",
+            );
         }
     }
     let Some(linux) = &spec.linux else { return Ok(()) };
@@ -36,11 +42,16 @@ pub fn unsupported(spec: &Spec) -> Result<()> {
     if let Some((_, field)) = refused.iter().find(|(present, _)| *present) {
         return refuse(field, not_yet);
     }
-    let Some(resources) = &linux.resources else { return Ok(()) };
+    let Some(resources) = &linux.resources else {
+        return Ok(());
+    };
     let refused = [
         (resources.network.is_some(), "linux.resources.network"),
         (!resources.rdma.is_empty(), "linux.resources.rdma"),
-        (!resources.hugepage_limits.is_empty(), "linux.resources.hugepageLimits"),
+        (
+            !resources.hugepage_limits.is_empty(),
+            "linux.resources.hugepageLimits",
+        ),
     ];
     match refused.iter().find(|(present, _)| *present) {
         Some((_, field)) => refuse(field, not_yet),
@@ -60,7 +71,10 @@ pub fn unsupported_in_process(process: &Process) -> Result<()> {
         ),
     ];
     match refused.iter().find(|(present, _)| *present) {
-        Some((_, field)) => refuse(field, "not supported yet; the container would run with less protection than asked for"),
+        Some((_, field)) => refuse(
+            field,
+            "not supported yet; the container would run with less protection than asked for",
+        ),
         None => Ok(()),
     }
 }

@@ -1,0 +1,217 @@
+//! Makes the container's cgroup, writes its limits, removes it. cgroup v2 only.
+
+use crate::error::{Error, OsContext, Result};
+use crate::plan::CgroupPlan;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the v2 tree is mounted: alone, or beside v1 controllers.
+const PLACES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// How often removing is tried, a millisecond apart: the kernel lets a cgroup go some time after its last process has ended.
+const REMOVE_TRIES: u32 = 2000;
+
+/// A cgroup of ours.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    pub path: PathBuf,
+    pub fd: OwnedFd,
+}
+
+fn hierarchy() -> Option<&'static Path> {
+    let is_v2 =
+        |place: &&&str| statfs(**place).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    PLACES.iter().find(is_v2).map(|place| Path::new(*place))
+}
+
+/// The path of the cgroup this plan makes, if there is a v2 tree.
+pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
+    let Some(mut path) = hierarchy().map(Path::to_owned) else {
+        return Ok(None);
+    };
+    if !plan.absolute {
+        let own = std::fs::read_to_string("/proc/self/cgroup").os("read", "/proc/self/cgroup")?;
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap_or_default();
+        path.push(own);
+    }
+    path.extend(&plan.path);
+    // Ours alone: everything in it is killed when the container is deleted.
+    if std::fs::read(path.join("cgroup.procs")).is_ok_and(|list| !list.is_empty()) {
+        let reason = format!("{} has processes already", path.display());
+        return Err(Error::config("linux.cgroupsPath", reason));
+    }
+    Ok(Some(path))
+}
+
+/// Makes the cgroup with its limits. `None` when it cannot be made and nothing depends on it.
+pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cgroup>> {
+    let Some(path) = path else {
+        return match plan.limits.first() {
+            Some(limit) => Err(Error::Limit {
+                what: format!("linux.resources.{}", limit.field),
+                controller: limit.controller.clone(),
+                problem: "not usable: no cgroup v2 tree is mounted at /sys/fs/cgroup".to_owned(),
+                remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there".to_owned(),
+            }),
+            None => Ok(None),
+        };
+    };
+    let base = path.ancestors().nth(plan.path.len()).unwrap_or(path);
+    let made = make_directories(plan, base);
+    match made {
+        Err(Error::Os {
+            errno: Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ENOENT,
+            ..
+        }) if plan.limits.is_empty() && !plan.explicit => {
+            return Ok(None);
+        }
+        result => result?,
+    }
+    for limit in &plan.limits {
+        let file = path.join(&limit.file);
+        put(&file, &limit.value).map_err(|error| Error::Limit {
+            what: format!("linux.resources.{}", limit.field),
+            controller: limit.controller.clone(),
+            problem: format!("refusing {:?} in {}: {error}", limit.value, limit.file),
+            remedy: "check the value".to_owned(),
+        })?;
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).os("open the cgroup", path.display())?;
+    Ok(Some(Cgroup {
+        path: path.to_owned(),
+        fd,
+    }))
+}
+
+/// Writes into a file that must be there: the kernel's files cannot be made.
+fn put(path: &Path, value: &str) -> std::io::Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(value.as_bytes())
+}
+
+fn make_directories(plan: &CgroupPlan, base: &Path) -> Result<()> {
+    let mut path = base.to_owned();
+    for part in &plan.path {
+        enable_controllers(plan, &path)?;
+        path.push(part);
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            result => result.os("make the cgroup", path.display())?,
+        }
+    }
+    Ok(())
+}
+
+/// Turns on, for the children of `parent`, what the limits need.
+fn enable_controllers(plan: &CgroupPlan, parent: &Path) -> Result<()> {
+    if plan.limits.is_empty() {
+        return Ok(());
+    }
+    let read =
+        |name: &str| std::fs::read_to_string(parent.join(name)).os("read", parent.join(name).display());
+    let (available, enabled) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
+    for limit in &plan.limits {
+        let controller = limit.controller.as_str();
+        let has = |list: &str| list.split_whitespace().any(|name| name == controller);
+        let refuse = |problem: String, remedy: &str| Error::Limit {
+            what: format!("linux.resources.{}", limit.field),
+            controller: controller.to_owned(),
+            problem,
+            remedy: remedy.to_owned(),
+        };
+        if has(&enabled) {
+            continue;
+        }
+        if !has(&available) {
+            return Err(refuse(
+                format!("not available in {}", parent.display()),
+                remedy(controller),
+            ));
+        }
+        put(&parent.join("cgroup.subtree_control"), &format!("+{controller}")).map_err(|error| {
+            refuse(
+                format!("not delegated in {}: {error}", parent.display()),
+                "ask the administrator to delegate it (systemd: Delegate=yes)",
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn remedy(controller: &str) -> &'static str {
+    match controller {
+        "memory" => "on a Raspberry Pi add `cgroup_enable=memory` to the one line of cmdline.txt and reboot",
+        "cpuset" => "add `cgroup_enable=cpuset` to the kernel command line and reboot",
+        _ => {
+            "it may be bound to cgroup v1 (boot with systemd.unified_cgroup_hierarchy=1), not delegated, or missing in the kernel"
+        }
+    }
+}
+
+/// Kills every process of the cgroup. cgroup.kill, Linux 5.14
+pub(crate) fn kill_all(path: &Path) -> Result<()> {
+    match put(&path.join("cgroup.kill"), "1") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !path.exists() {
+                return Ok(());
+            }
+            signal_all(path, nix::sys::signal::Signal::SIGKILL as i32)
+        }
+        Err(error) => Err(error).os("kill all in", path.display()),
+    }
+}
+
+/// Sends a signal to every process of the cgroup.
+pub(crate) fn signal_all(path: &Path, signal: i32) -> Result<()> {
+    let list =
+        std::fs::read_to_string(path.join("cgroup.procs")).os("read the processes of", path.display())?;
+    for pid in list.lines().filter_map(|line| line.parse().ok()) {
+        match punnet_sys::pidfd_open(nix::unistd::Pid::from_raw(pid)) {
+            Ok(pidfd) => match punnet_sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno).os("signal process", pid),
+            },
+            Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno).os("signal process", pid),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the cgroup and those made below it from inside the container.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    for attempt in 0..REMOVE_TRIES {
+        match std::fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && attempt + 1 < REMOVE_TRIES => {
+                remove_children(path);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error).os("remove the cgroup", path.display()),
+        }
+    }
+    Ok(())
+}
+
+fn remove_children(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_children(&entry.path());
+            // What is still busy is tried again by the caller.
+            drop(std::fs::remove_dir(entry.path()));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Writes a new user namespace's id maps, from outside. user_namespaces(7)
+
+use crate::error::{Error, OsContext, Result};
+use crate::plan::NamespacePlan;
+use nix::unistd::{Pid, getegid, geteuid};
+use punnet_spec::IdMapping;
+use std::fmt::Write as _;
+use std::process::Command;
+
+/// What kind of maps the caller may write.
+fn is_own_single(map: &[IdMapping], own: u32) -> bool {
+    matches!(map, [one] if one.size == 1 && one.host_id == own)
+}
+
+/// Whether the processes of the namespace will not be allowed to change their groups.
+pub(crate) fn setgroups_denied(plan: &NamespacePlan) -> bool {
+    !plan.uid_map.is_empty()
+        && plan.unprivileged
+        && is_own_single(&plan.uid_map, geteuid().as_raw())
+        && is_own_single(&plan.gid_map, getegid().as_raw())
+}
+
+/// Writes uid_map and gid_map of our child `pid`.
+pub(crate) fn write(plan: &NamespacePlan, pid: Pid) -> Result<()> {
+    if plan.uid_map.is_empty() {
+        return Ok(());
+    }
+    let file = |name: &str| format!("/proc/{pid}/{name}");
+    let put = |name: &str, text: &str| std::fs::write(file(name), text).os("write", file(name));
+    if !plan.unprivileged {
+        put("uid_map", &lines(&plan.uid_map))?;
+        return put("gid_map", &lines(&plan.gid_map));
+    }
+    if setgroups_denied(plan) {
+        // The kernel takes an ordinary user's gid_map only when groups cannot be dropped: a group may also deny.
+        put("setgroups", "deny")?;
+        put("uid_map", &lines(&plan.uid_map))?;
+        return put("gid_map", &lines(&plan.gid_map));
+    }
+    helper("newuidmap", pid, &plan.uid_map, "/etc/subuid")?;
+    helper("newgidmap", pid, &plan.gid_map, "/etc/subgid")
+}
+
+fn lines(map: &[IdMapping]) -> String {
+    map.iter().fold(String::new(), |mut text, one| {
+        // Writing to a String cannot fail.
+        writeln!(text, "{} {} {}", one.container_id, one.host_id, one.size).unwrap_or_default();
+        text
+    })
+}
+
+/// Maps with ranges need the set-user-id helpers of shadow, which know what the administrator granted.
+fn helper(program: &str, pid: Pid, map: &[IdMapping], granted: &str) -> Result<()> {
+    let numbers = map
+        .iter()
+        .flat_map(|one| [one.container_id, one.host_id, one.size])
+        .map(|number| number.to_string());
+    let output = Command::new(program)
+        .arg(pid.to_string())
+        .args(numbers)
+        .output()
+        .map_err(|error| {
+            Error::config(
+                "linux.uidMappings",
+                format!("a range of ids needs {program}, which cannot be run: {error} (package uidmap)"),
+            )
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::config(
+        "linux.uidMappings",
+        format!("{program} refuses: {said} (is the range in {granted}?)"),
+    ))
+}

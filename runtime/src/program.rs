@@ -1,0 +1,306 @@
+//! Finds the program and executes it, by a directory descriptor and a name that is not a link: whatever the image does to its paths,
+//! /proc/self/exe (which is this runtime's own file until execve(2)) cannot be what is executed (CVE-2019-5736). Scripts are taken apart
+//! here, because the kernel would look their interpreter up by path.
+
+use crate::error::{Error, OsContext, Result};
+use crate::paths::open_plain;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::unistd::{AccessFlags, execveat, faccessat};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The kernel's bound on symbolic links in a path (MAXSYMLINKS).
+const LINKS_MAX: usize = 40;
+/// The kernel's bound on interpreters of interpreters (binfmt_script's recursion).
+const INTERPRETERS_MAX: usize = 5;
+/// What the kernel reads of a file before it decides how to execute it (BINPRM_BUF_SIZE).
+const HEAD_BYTES: usize = 256;
+/// Where to look when the environment has no PATH.
+const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program that can be executed, and how.
+#[derive(Debug)]
+pub(crate) struct Program {
+    directory: OwnedFd,
+    name: CString,
+    args: Vec<CString>,
+    /// As the user wrote it.
+    shown: String,
+    /// First bytes of the file, as far as it may be read.
+    head: Vec<u8>,
+}
+
+/// Looks `args[0]` up in the environment's PATH, as the current user in the current root.
+pub(crate) fn find(args: &[CString], env: &[CString]) -> Result<Program> {
+    let asked = args.first().map(|arg| arg.as_bytes()).unwrap_or_default();
+    let shown = String::from_utf8_lossy(asked).into_owned();
+    let path = if asked.contains(&b'/') {
+        PathBuf::from(OsStr::from_bytes(asked))
+    } else {
+        search(asked, env, &shown)?
+    };
+    let mut program = open(&path, args.to_vec(), &shown)?;
+    let mut path = path;
+    for _ in 0..INTERPRETERS_MAX {
+        let Some((interpreter, argument)) = shebang(&program.head) else {
+            return Ok(program);
+        };
+        // As the kernel does: interpreter, its one argument, the script's path, the arguments.
+        let mut args = vec![interpreter.clone()];
+        args.extend(argument);
+        args.push(CString::new(path.as_os_str().as_bytes()).unwrap_or_default());
+        args.extend(program.args.into_iter().skip(1));
+        path = PathBuf::from(OsStr::from_bytes(interpreter.as_bytes()));
+        program = open(&path, args, &shown).map_err(|error| {
+            not_executable(
+                &shown,
+                format!(
+                    "its interpreter {} cannot be used: {}",
+                    path.display(),
+                    error.chain()
+                ),
+            )
+        })?;
+    }
+    Err(not_executable(&shown, "more than 5 interpreters of interpreters"))
+}
+
+fn not_executable(program: &str, why: impl Into<String>) -> Error {
+    Error::ProgramNotExecutable {
+        program: program.to_owned(),
+        why: why.into(),
+    }
+}
+
+fn search(name: &[u8], env: &[CString], shown: &str) -> Result<PathBuf> {
+    let list = env
+        .iter()
+        .rev()
+        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let mut denied = None;
+    if !name.is_empty() {
+        for directory in list
+            .unwrap_or(FALLBACK_PATH.as_bytes())
+            .split(|byte| *byte == b':')
+        {
+            let directory = if directory.is_empty() {
+                Path::new(".")
+            } else {
+                Path::new(OsStr::from_bytes(directory))
+            };
+            let candidate = directory.join(OsStr::from_bytes(name));
+            match open(&candidate, Vec::new(), shown) {
+                Ok(_) => return Ok(candidate),
+                Err(error @ Error::ProgramNotExecutable { .. }) => denied = denied.or(Some(error)),
+                Err(_) => {}
+            }
+        }
+    }
+    Err(denied.unwrap_or_else(|| Error::ProgramNotFound(shown.to_owned())))
+}
+
+/// Follows links by hand, so that the last step is never one.
+fn open(path: &Path, args: Vec<CString>, shown: &str) -> Result<Program> {
+    let denied = |errno: Errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Error::ProgramNotFound(shown.to_owned()),
+        errno => not_executable(shown, errno.desc()),
+    };
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Some(name) = path.file_name() else {
+            return Err(not_executable(shown, "is a directory"));
+        };
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = open_plain(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(denied)?;
+        match readlinkat(&directory, name) {
+            Ok(target) => path = parent.join(target),
+            Err(Errno::EINVAL) => return check(directory, name, args, shown),
+            Err(errno) => return Err(denied(errno)),
+        }
+    }
+    Err(denied(Errno::ELOOP))
+}
+
+fn check(directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> Result<Program> {
+    let denied = |errno: Errno| not_executable(shown, errno.desc());
+    let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(denied)?;
+    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFDIR => return Err(not_executable(shown, "is a directory")),
+        _ => return Err(not_executable(shown, "is not a regular file")),
+    }
+    faccessat(&directory, name, AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(denied)?;
+    let name = CString::new(name.as_bytes()).map_err(|_| denied(Errno::EINVAL))?;
+    // A file that may be executed and not read is left to the kernel.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut head = vec![0; HEAD_BYTES];
+    let length = openat(&directory, name.as_c_str(), flags, Mode::empty())
+        .and_then(|file| nix::unistd::read(&file, &mut head))
+        .unwrap_or(0);
+    head.truncate(length);
+    Ok(Program {
+        directory,
+        name,
+        args,
+        shown: shown.to_owned(),
+        head,
+    })
+}
+
+/// Interpreter and optional argument of a `#!` line. execve(2)
+fn shebang(head: &[u8]) -> Option<(CString, Option<CString>)> {
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = line.trim_ascii();
+    let end = line
+        .iter()
+        .position(|byte| *byte == b' ' || *byte == b'\t')
+        .unwrap_or(line.len());
+    let (interpreter, argument) = line.split_at(end);
+    let argument = argument.trim_ascii();
+    let interpreter = CString::new(interpreter).ok().filter(|text| !text.is_empty())?;
+    let argument = if argument.is_empty() {
+        None
+    } else {
+        Some(CString::new(argument).ok()?)
+    };
+    Some((interpreter, argument))
+}
+
+impl Program {
+    /// Becomes the program; comes back only with the reason why not.
+    pub fn execute(self, env: &[CString]) -> Result<Infallible> {
+        match execveat(
+            &self.directory,
+            &self.name,
+            &self.args,
+            env,
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        ) {
+            Err(Errno::ENOEXEC) => Err(not_executable(&self.shown, wrong_format(&self.head))),
+            // The file is there: what is missing is what it names inside.
+            Err(Errno::ENOENT) => Err(not_executable(
+                &self.shown,
+                "the dynamic loader it names is not in the container",
+            )),
+            Err(errno @ (Errno::EACCES | Errno::EPERM | Errno::ETXTBSY | Errno::EISDIR | Errno::ELIBBAD)) => {
+                Err(not_executable(&self.shown, errno.desc()))
+            }
+            result => result.os("execute", &self.shown),
+        }
+    }
+}
+
+/// Why the kernel does not know how to execute a file.
+fn wrong_format(head: &[u8]) -> String {
+    match architecture(head) {
+        Some(architecture) => {
+            format!(
+                "built for {architecture}, and this machine is {}",
+                std::env::consts::ARCH
+            )
+        }
+        None if head.is_empty() => "is empty".to_owned(),
+        None => "is neither a program nor a script that starts with #!".to_owned(),
+    }
+}
+
+/// Name of an ELF file's machine, with the arm variant as far as the header tells it. elf(5)
+fn architecture(head: &[u8]) -> Option<String> {
+    if !head.starts_with(b"\x7fELF") || head.len() < 52 {
+        return None;
+    }
+    let big_endian = head[5] == 2;
+    let half = |at: usize| {
+        let bytes = [head[at], head[at + 1]];
+        if big_endian {
+            u16::from_be_bytes(bytes)
+        } else {
+            u16::from_le_bytes(bytes)
+        }
+    };
+    Some(match half(18) {
+        3 => "x86 (32-bit)".to_owned(),
+        8 => "mips".to_owned(),
+        20 | 21 => "powerpc".to_owned(),
+        22 => "s390x".to_owned(),
+        40 => "arm (32-bit)".to_owned(),
+        62 => "x86_64".to_owned(),
+        183 => "aarch64".to_owned(),
+        243 => "riscv".to_owned(),
+        258 => "loongarch".to_owned(),
+        other => format!("ELF machine {other}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn c(text: &str) -> CString {
+        CString::new(text).unwrap()
+    }
+
+    #[test]
+    fn shebang_lines_are_split_as_the_kernel_does() {
+        for (head, expected) in [
+            ("#!/bin/sh\nx", Some(("/bin/sh", None))),
+            ("#! /bin/sh -e -x \n", Some(("/bin/sh", Some("-e -x")))),
+            ("#!/usr/bin/env\tpython", Some(("/usr/bin/env", Some("python")))),
+            ("#!\n", None),
+            ("\x7fELF", None),
+            ("", None),
+        ] {
+            let found = shebang(head.as_bytes());
+            assert_eq!(
+                found,
+                expected.map(|(path, argument)| (c(path), argument.map(c))),
+                "{head:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn foreign_programs_are_named() {
+        let mut elf = b"\x7fELF\x01\x01".to_vec();
+        elf.resize(64, 0);
+        elf[18] = 40;
+        assert!(wrong_format(&elf).contains("built for arm"));
+        assert!(wrong_format(b"hello").contains("neither"));
+        assert!(wrong_format(b"\x7fELF").contains("neither"));
+    }
+
+    #[test]
+    fn lookup_says_not_found_or_not_executable() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plain"), "x").unwrap();
+        let env = [c(&format!("PATH={}:/bin", dir.path().display()))];
+        assert!(matches!(find(&[c("nope")], &env), Err(Error::ProgramNotFound(_))));
+        assert!(matches!(find(&[c("")], &env), Err(Error::ProgramNotFound(_))));
+        assert!(matches!(
+            find(&[c("plain")], &env),
+            Err(Error::ProgramNotExecutable { .. })
+        ));
+        assert!(matches!(
+            find(&[c("/bin/")], &env),
+            Err(Error::ProgramNotExecutable { .. })
+        ));
+        assert!(find(&[c("sh")], &env).is_ok());
+    }
+
+    #[test]
+    fn links_of_proc_are_read_as_text_and_never_jumped_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/proc/self/fd/0/../exe", &link).unwrap();
+        let args = [c(link.to_str().unwrap())];
+        assert!(find(&args, &[]).is_err());
+    }
+}

@@ -1,0 +1,465 @@
+//! Builds the container's root file system from the plan: every mount is made detached and attached by descriptor to a place that the
+//! kernel resolved inside the root. What no step here does: follow a path as text.
+
+use crate::error::{Error, OsContext, Result};
+use crate::paths::{create_dir_all, create_file, open_in_root, open_no_follow, open_plain, split};
+use crate::plan::{DeviceKind, DevicePlan, MountPlan, MountSource, Plan, Propagation};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
+use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use punnet_sys::attr;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What the host side gives, opened while the process still has the caller's rights on host paths.
+pub(crate) struct Sources {
+    root: OwnedFd,
+    /// One per mount of the plan; `None` for those that are not binds.
+    binds: Vec<Option<OwnedFd>>,
+}
+
+fn c_string(text: impl AsRef<[u8]>) -> Result<CString> {
+    CString::new(text.as_ref()).map_err(|_| Error::config("mounts", "has a zero byte"))
+}
+
+/// Clones every part of the host that the container gets, as detached mounts.
+pub(crate) fn open_sources(plan: &Plan) -> Result<Sources> {
+    let binds = plan.mounts.iter().map(open_bind).collect::<Result<Vec<_>>>()?;
+    let root = match &plan.root.mount {
+        Some(mount) => match open_bind(mount)? {
+            Some(bind) => bind,
+            None => new_mount(mount)?,
+        },
+        None => {
+            let path = &plan.root.path;
+            let source = open_plain(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+                .os("open the root file system", path.display())?;
+            let clone = punnet_sys::open_tree_clone(source.as_fd(), c"", true)
+                .os("bind the root file system", path.display())?;
+            make_slave(clone.as_fd()).os("separate the root file system", path.display())?;
+            clone
+        }
+    };
+    Ok(Sources { root, binds })
+}
+
+fn open_bind(mount: &MountPlan) -> Result<Option<OwnedFd>> {
+    let MountSource::Bind { path, recursive } = &mount.source else {
+        return Ok(None);
+    };
+    // Links of the host are the host's business, even magic ones: the path is the administrator's.
+    let clone = punnet_sys::open_tree_clone(AT_FDCWD, &c_string(path.as_os_str().as_bytes())?, *recursive)
+        .os(
+            if *recursive {
+                "bind with all below it"
+            } else {
+                "bind"
+            },
+            path.display(),
+        )?;
+    let shared = punnet_sys::propagation::SHARED;
+    if !mount
+        .propagation
+        .iter()
+        .any(|propagation| propagation.kind == shared)
+    {
+        // What is mounted inside must not appear outside, unless asked for.
+        make_slave(clone.as_fd()).os("separate the bind mount of", path.display())?;
+    }
+    set_attributes(&clone, mount).os("set the options of the bind mount of", path.display())?;
+    Ok(Some(clone))
+}
+
+fn make_slave(mount: BorrowedFd<'_>) -> nix::Result<()> {
+    punnet_sys::mount_setattr(mount, true, 0, 0, punnet_sys::propagation::SLAVE)
+}
+
+fn set_attributes(fd: &OwnedFd, mount: &MountPlan) -> nix::Result<()> {
+    if mount.set | mount.clear != 0 {
+        punnet_sys::mount_setattr(fd.as_fd(), false, mount.set, mount.clear, 0)?;
+    }
+    if mount.set_recursive | mount.clear_recursive != 0 {
+        punnet_sys::mount_setattr(fd.as_fd(), true, mount.set_recursive, mount.clear_recursive, 0)?;
+    }
+    Ok(())
+}
+
+/// Makes a new file system, not attached anywhere yet.
+fn new_mount(mount: &MountPlan) -> Result<OwnedFd> {
+    match &mount.source {
+        MountSource::New {
+            kind,
+            source,
+            options,
+        } => {
+            let fd = new_file_system(kind, source, options, mount.set | mount.set_recursive)?;
+            Ok(fd)
+        }
+        MountSource::Cgroup => new_file_system("cgroup2", "cgroup", &[], mount.set | mount.set_recursive),
+        MountSource::Bind { path, .. } => Err(Error::config(
+            "mounts",
+            format!("{} was not opened", path.display()),
+        )),
+    }
+}
+
+fn new_file_system(
+    kind: &str,
+    source: &str,
+    options: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd> {
+    let fs = punnet_sys::fsopen(&c_string(kind)?).os("mount a file system of type", kind)?;
+    // Descriptors of directories with long names, open until the file system is made.
+    let mut held = Vec::new();
+    if !source.is_empty() {
+        set_option(&fs, "source", source, &mut held).map_err(|errno| fs_error(&fs, kind, "source", errno))?;
+    }
+    for (key, value) in options {
+        let name = c_string(key)?;
+        match value {
+            Some(value) => set_option(&fs, key, value, &mut held),
+            None => punnet_sys::fsconfig_set_flag(fs.as_fd(), &name),
+        }
+        .map_err(|errno| fs_error(&fs, kind, key, errno))?;
+    }
+    punnet_sys::fsconfig_create(fs.as_fd()).map_err(|errno| fs_error(&fs, kind, "", errno))?;
+    punnet_sys::fsmount(fs.as_fd(), attributes).os("mount a file system of type", kind)
+}
+
+/// Sets a string option. A list of directories that is longer than fsconfig(2) takes is given by descriptors.
+fn set_option(fs: &OwnedFd, key: &str, value: &str, held: &mut Vec<OwnedFd>) -> nix::Result<()> {
+    let text = |value: &str| CString::new(value).map_err(|_| Errno::EINVAL);
+    let is_directory = matches!(key, "lowerdir" | "upperdir" | "workdir");
+    if value.len() <= punnet_sys::FSCONFIG_STRING_MAX || !is_directory {
+        return punnet_sys::fsconfig_set_string(fs.as_fd(), &text(key)?, &text(value)?);
+    }
+    let mut short = Vec::new();
+    for path in value.split(':') {
+        let fd = open_plain(Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        short.push(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        held.push(fd);
+    }
+    punnet_sys::fsconfig_set_string(fs.as_fd(), &text(key)?, &text(&short.join(":"))?)
+}
+
+/// The kernel says more than an errno through the file system's descriptor. fsopen(2)
+fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Error {
+    let mut bytes = [0; 256];
+    let said = nix::unistd::read(fs, &mut bytes).unwrap_or(0);
+    let said = String::from_utf8_lossy(&bytes[..said]);
+    let said = said
+        .get(2..)
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| format!(" ({text})"));
+    let option = if key.is_empty() {
+        String::new()
+    } else {
+        format!(" with option {key}")
+    };
+    Error::Os {
+        operation: "mount a file system of type".to_owned(),
+        subject: format!("{kind}{option}{}", said.unwrap_or_default()),
+        errno,
+    }
+}
+
+/// Attaches the root somewhere in our own mount namespace: `at` is any directory.
+pub(crate) fn attach_root(sources: &Sources, plan: &Plan, at: &Path) -> Result<()> {
+    let at_fd = open_plain(at, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", at.display())?;
+    punnet_sys::move_mount(sources.root.as_fd(), at_fd.as_fd())
+        .os("attach the root file system at", at.display())?;
+    if plan.root.nodev {
+        punnet_sys::mount_setattr(sources.root.as_fd(), true, attr::NODEV, 0, 0)
+            .os("close the devices of", "the root file system")?;
+    }
+    Ok(())
+}
+
+impl Sources {
+    /// The root's mount.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Attaches every mount of the plan, in order.
+    pub fn attach_mounts(&self, plan: &Plan) -> Result<()> {
+        for (mount, bind) in plan.mounts.iter().zip(&self.binds) {
+            let made;
+            let fd = match bind {
+                Some(bind) => bind,
+                None => {
+                    made = new_mount(mount).or_else(|error| fallback(mount, plan, error))?;
+                    &made
+                }
+            };
+            attach(self.root(), mount, fd)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel does not give to a user namespace is bound from the host, as runc and crun do: only file systems that show the same
+/// there.
+fn fallback(mount: &MountPlan, plan: &Plan, error: Error) -> Result<OwnedFd> {
+    use crate::plan::namespaces_bits::{NETWORK, PID, USER};
+    let denied = matches!(
+        error,
+        Error::Os {
+            errno: Errno::EPERM | Errno::EBUSY,
+            ..
+        }
+    );
+    let host_path = match &mount.source {
+        _ if !denied || !plan.namespaces.has(USER) => return Err(error),
+        MountSource::Cgroup => c"/sys/fs/cgroup",
+        MountSource::New { kind, .. } if kind == "sysfs" && !plan.namespaces.has(NETWORK) => c"/sys",
+        MountSource::New { kind, .. } if kind == "mqueue" => c"/dev/mqueue",
+        MountSource::New { kind, .. } if kind == "proc" && !plan.namespaces.has(PID) => c"/proc",
+        _ => return Err(error),
+    };
+    let Ok(clone) = punnet_sys::open_tree_clone(AT_FDCWD, host_path, true) else {
+        return Err(error);
+    };
+    let shown = host_path.to_string_lossy();
+    make_slave(clone.as_fd()).os("separate the bind mount of", &shown)?;
+    let set = mount.set | mount.set_recursive;
+    punnet_sys::mount_setattr(clone.as_fd(), true, set & !attr::ATIME, 0, 0)
+        .os("set the options of the bind mount of", &shown)?;
+    Ok(clone)
+}
+
+/// Files of procfs over which something else may be mounted: they show numbers, and lxcfs replaces them.
+const PROC_FILES: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/net/dev",
+];
+
+fn is_procfs(fd: &OwnedFd) -> nix::Result<bool> {
+    Ok(fstatfs(fd)?.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+}
+
+fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
+    let shown = &mount.destination.display();
+    let refuse = |reason: &str| Err(Error::config("mounts", format!("{shown}: {reason}")));
+    let target = if is_directory(fd).os("inspect the mount for", shown)? {
+        create_dir_all(root, &mount.destination)
+    } else {
+        create_file(root, &mount.destination)
+    }
+    .os("make the mount point", shown)?;
+    let is_proc = mount.new_kind() == Some("proc") || is_procfs(fd).os("inspect the mount for", shown)?;
+    if is_proc || mount.new_kind() == Some("sysfs") {
+        // A link here would put the kernel's files where the checks below do not look.
+        let itself = open_no_follow(root, &mount.destination).os("inspect", shown)?;
+        if !is_directory(&itself).os("inspect", shown)? {
+            return refuse("is a symbolic link in the image; proc and sysfs are mounted on directories only");
+        }
+    }
+    let known = PROC_FILES
+        .iter()
+        .any(|known| mount.destination == Path::new(known));
+    if !is_proc
+        && !known
+        && (is_procfs(&target).os("inspect", shown)? || mount.destination == Path::new("/proc"))
+    {
+        return refuse("lies inside procfs: mounting there is not allowed");
+    }
+    punnet_sys::move_mount(fd.as_fd(), target.as_fd()).os("mount on", shown)?;
+    for Propagation { kind, recursive } in &mount.propagation {
+        punnet_sys::mount_setattr(fd.as_fd(), *recursive, 0, 0, *kind).os("set the propagation of", shown)?;
+    }
+    Ok(())
+}
+
+/// Makes the device nodes and the links of /dev.
+pub(crate) fn make_devices(root: BorrowedFd<'_>, plan: &Plan, in_userns: bool) -> Result<()> {
+    for device in &plan.devices {
+        make_device(root, device, in_userns)?;
+    }
+    if !plan.setup_dev {
+        return Ok(());
+    }
+    let dev = create_dir_all(root, Path::new("/dev")).os("make", "/dev")?;
+    const LINKS: [(&str, &str); 5] = [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+    ];
+    for (target, name) in LINKS {
+        if name == "ptmx" {
+            match unlinkat(&dev, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno).os("replace", "/dev/ptmx"),
+            }
+        }
+        match symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).os("link", format!("/dev/{name}")),
+        }
+    }
+    Ok(())
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &DevicePlan, in_userns: bool) -> Result<()> {
+    let shown = &device.path.display();
+    if in_userns {
+        return bind_device(root, device);
+    }
+    let (parent, name) = split(&device.path).os("make device", shown)?;
+    let parent = create_dir_all(root, parent).os("make the directory of device", shown)?;
+    let kind = kind_flag(device.kind);
+    let number = makedev(device.major.into(), device.minor.into());
+    match mknodat(&parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
+        // We are in somebody's user namespace ourselves.
+        Err(Errno::EPERM) => return bind_device(root, device),
+        Err(Errno::EEXIST) => {
+            let itself = open_no_follow(root, &device.path).os("inspect", shown)?;
+            return check_device(&itself, device);
+        }
+        result => result.os("make device", shown)?,
+    }
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    fchownat(
+        &parent,
+        name,
+        Some(uid),
+        Some(gid),
+        nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+    .os("give away device", shown)
+}
+
+fn kind_flag(kind: DeviceKind) -> SFlag {
+    match kind {
+        DeviceKind::Char => SFlag::S_IFCHR,
+        DeviceKind::Block => SFlag::S_IFBLK,
+        DeviceKind::Fifo => SFlag::S_IFIFO,
+    }
+}
+
+/// A node of that name that is something else would be used in the device's place.
+fn check_device(fd: &OwnedFd, device: &DevicePlan) -> Result<()> {
+    let shown = &device.path.display();
+    let stat = fstat(fd).os("inspect", shown)?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    let number = makedev(device.major.into(), device.minor.into());
+    if kind == kind_flag(device.kind) && (device.kind == DeviceKind::Fifo || stat.st_rdev == number) {
+        return Ok(());
+    }
+    Err(Error::config(
+        "linux.devices",
+        format!(
+            "{shown} is there and is not device {}:{}",
+            device.major, device.minor
+        ),
+    ))
+}
+
+/// Binds the host's node of the same name, where mknod(2) is not allowed.
+fn bind_device(root: BorrowedFd<'_>, device: &DevicePlan) -> Result<()> {
+    let shown = &device.path.display();
+    let node = open_plain(&device.path, OFlag::O_PATH | OFlag::O_NOFOLLOW).os("open the host's", shown)?;
+    check_device(&node, device)?;
+    let clone = punnet_sys::open_tree_clone(node.as_fd(), c"", false).os("bind the host's", shown)?;
+    let target = create_file(root, &device.path).os("make the mount point", shown)?;
+    punnet_sys::move_mount(clone.as_fd(), target.as_fd()).os("bind", shown)
+}
+
+/// Hides paths: a directory behind an empty read-only one, a file behind the null device.
+pub(crate) fn mask_paths(root: BorrowedFd<'_>, plan: &Plan) -> Result<()> {
+    if plan.masked_paths.is_empty() {
+        return Ok(());
+    }
+    // The real one: what the image or a mount put at /dev/null does not count.
+    let null = open_plain(Path::new("/dev/null"), OFlag::O_PATH | OFlag::O_NOFOLLOW)
+        .os("open the host's", "/dev/null")?;
+    let real = DevicePlan {
+        path: "/dev/null".into(),
+        kind: DeviceKind::Char,
+        major: 1,
+        minor: 3,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+    };
+    check_device(&null, &real)?;
+    let mut empty: Option<OwnedFd> = None;
+    for path in &plan.masked_paths {
+        let shown = &path.display();
+        let target = match open_in_root(root, path, OFlag::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            result => result.os("open for masking", shown)?,
+        };
+        let cover = if !is_directory(&target).os("inspect", shown)? {
+            punnet_sys::open_tree_clone(null.as_fd(), c"", false).os("mask", shown)?
+        } else if let Some(empty) = &empty {
+            punnet_sys::open_tree_clone(empty.as_fd(), c"", false).os("mask", shown)?
+        } else {
+            let locked = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+            new_file_system(
+                "tmpfs",
+                "tmpfs",
+                &[("nr_inodes".to_owned(), Some("2".to_owned()))],
+                locked,
+            )?
+        };
+        punnet_sys::move_mount(cover.as_fd(), target.as_fd()).os("mask", shown)?;
+        if empty.is_none() && is_directory(&cover).os("inspect", shown)? {
+            empty = Some(cover);
+        }
+    }
+    Ok(())
+}
+
+/// Makes paths read-only, with all that is mounted below them.
+pub(crate) fn make_paths_readonly(root: BorrowedFd<'_>, plan: &Plan) -> Result<()> {
+    for path in &plan.readonly_paths {
+        let shown = &path.display();
+        let target = match open_in_root(root, path, OFlag::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            result => result.os("open to make read-only", shown)?,
+        };
+        let clone = punnet_sys::open_tree_clone(target.as_fd(), c"", true).os("make read-only", shown)?;
+        punnet_sys::mount_setattr(clone.as_fd(), true, attr::RDONLY, 0, 0).os("make read-only", shown)?;
+        punnet_sys::move_mount(clone.as_fd(), target.as_fd()).os("make read-only", shown)?;
+    }
+    Ok(())
+}
+
+/// Writes kernel parameters through a procfs of our own, which is never attached: nothing in the container can stand in its way.
+pub(crate) fn write_sysctls(plan: &Plan) -> Result<()> {
+    if plan.sysctl.is_empty() {
+        return Ok(());
+    }
+    let proc = new_file_system("proc", "proc", &[], attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
+    for (path, value) in &plan.sysctl {
+        let full = Path::new("/sys").join(path);
+        let file = open_in_root(proc.as_fd(), &full, OFlag::O_WRONLY).os("set the kernel parameter", path)?;
+        nix::unistd::write(&file, value.as_bytes()).os("set the kernel parameter", path)?;
+    }
+    Ok(())
+}
+
+/// Whether a descriptor is on a file system of this type.
+pub(crate) fn is_on(fd: &OwnedFd, kind: FsType) -> nix::Result<bool> {
+    Ok(fstatfs(fd)?.filesystem_type() == kind)
+}

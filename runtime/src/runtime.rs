@@ -1,0 +1,617 @@
+//! The verbs on containers: what `punnet oci` and the user's own verbs call. All are synchronous, and must be called from a process without
+//! threads: `create`, `run` and `exec` make a process.
+
+use crate::error::{Error, OsContext, Result};
+use crate::foreground::{self, Signals};
+use crate::hooks::{self, HookKind};
+use crate::id::ContainerId;
+use crate::init::{self, Context, Gate};
+use crate::launch::{Around, Launched, Outside, launch};
+use crate::plan::namespaces_bits::PID;
+use crate::plan::{self, HostFacts};
+use crate::state::{self, Record, StateDir};
+use crate::terminal::{self, Stdio};
+use crate::{cgroup, idmap};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getegid, geteuid};
+use punnet_spec::{Process, Spec, State, Status};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Largest config.json: a hundred times any real one.
+const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// How long `delete --force` waits for a killed process: longer than any that is not stuck in the kernel.
+const KILL_TIMEOUT_MS: u16 = 10_000;
+
+/// The containers below one state root.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    state_root: PathBuf,
+}
+
+/// How to make a container.
+#[derive(Debug)]
+pub struct CreateOptions {
+    /// Directory with config.json.
+    pub bundle: PathBuf,
+    /// Gets the terminal's master, where the process has one.
+    pub console_socket: Option<PathBuf>,
+    /// Written with the init's pid.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors from 3 up that the program keeps.
+    pub preserve_fds: u32,
+    /// Start a session keyring (the default).
+    pub new_keyring: bool,
+    /// The program's standard streams, when it has no terminal.
+    pub stdio: Stdio,
+}
+
+impl CreateOptions {
+    /// Defaults, with a bundle.
+    pub fn new(bundle: impl Into<PathBuf>) -> Self {
+        Self {
+            bundle: bundle.into(),
+            console_socket: None,
+            pid_file: None,
+            preserve_fds: 0,
+            new_keyring: true,
+            stdio: Stdio::default(),
+        }
+    }
+}
+
+/// How to run one more process in a container.
+#[derive(Debug)]
+pub struct ExecOptions {
+    /// What to run; see [`Runtime::config`] for the container's own.
+    pub process: Process,
+    /// Return once it runs.
+    pub detach: bool,
+    /// Gets the terminal's master, where the process has one.
+    pub console_socket: Option<PathBuf>,
+    /// Written with the process' pid.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors from 3 up that the program keeps.
+    pub preserve_fds: u32,
+    /// The program's standard streams, when it has no terminal.
+    pub stdio: Stdio,
+}
+
+/// One line of `list`.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The state document.
+    pub state: State,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// User id of who created it.
+    pub uid: u32,
+}
+
+impl Runtime {
+    /// Containers below this directory, which is made when needed.
+    pub fn new(state_root: impl Into<PathBuf>) -> Self {
+        Self {
+            state_root: state_root.into(),
+        }
+    }
+
+    /// `/run/punnet/oci` for root, `$XDG_RUNTIME_DIR/punnet/oci` for others (`/tmp/punnet-UID/oci` where that is not set).
+    pub fn default_state_root() -> PathBuf {
+        if geteuid().is_root() {
+            return PathBuf::from("/run/punnet/oci");
+        }
+        let base = std::env::var_os("XDG_RUNTIME_DIR")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from);
+        base.map_or_else(
+            || PathBuf::from(format!("/tmp/punnet-{}", geteuid())),
+            |dir| dir.join("punnet"),
+        )
+        .join("oci")
+    }
+
+    fn dir(&self, id: &ContainerId) -> StateDir {
+        StateDir::new(&self.state_root, id)
+    }
+
+    /// Sets a container up; its process waits for [`Runtime::start`], also from another process. Returns its pid.
+    pub fn create(&self, id: &ContainerId, options: &CreateOptions) -> Result<Pid> {
+        let (spec, bytes) = load_bundle(&options.bundle)?;
+        let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+        if terminal && options.console_socket.is_none() {
+            return Err(Error::config(
+                "process.terminal",
+                "needs --console-socket, because `create` does not stay",
+            ));
+        }
+        let launched = self.create_with(id, options, &spec, &bytes, true)?;
+        Ok(launched.pid)
+    }
+
+    /// Creates and starts in one go. With `detach` returns 0 once the program runs; otherwise stays until it ends, deletes the container
+    /// and returns its exit status, or 128 and the signal.
+    pub fn run(&self, id: &ContainerId, options: &CreateOptions, detach: bool) -> Result<u8> {
+        let (spec, bytes) = load_bundle(&options.bundle)?;
+        let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+        if terminal && detach && options.console_socket.is_none() {
+            return Err(Error::config(
+                "process.terminal",
+                "needs --console-socket with --detach",
+            ));
+        }
+        let signals = if detach { None } else { Some(Signals::hold()?) };
+        let mut launched = self.create_with(id, options, &spec, &bytes, false)?;
+        let started = launched.start().and_then(|()| self.poststart(id, &spec));
+        let ended = started.and_then(|()| match &signals {
+            None => Ok(0),
+            Some(signals) => foreground::wait(
+                launched.pid,
+                launched.pidfd.as_fd(),
+                signals,
+                launched.terminal.take(),
+            ),
+        });
+        if detach && ended.is_ok() {
+            return ended;
+        }
+        drop(signals);
+        let cleaned = self.delete(id, true);
+        let code = ended?;
+        cleaned.map(|()| code)
+    }
+
+    fn create_with(
+        &self,
+        id: &ContainerId,
+        options: &CreateOptions,
+        spec: &Spec,
+        bytes: &[u8],
+        gate: bool,
+    ) -> Result<Launched> {
+        let bundle =
+            std::fs::canonicalize(&options.bundle).os("open the bundle", options.bundle.display())?;
+        let host = HostFacts {
+            bundle,
+            id: id.to_string(),
+            euid: geteuid().as_raw(),
+            egid: getegid().as_raw(),
+            new_keyring: options.new_keyring,
+        };
+        let plan = plan::plan(spec, &host)?;
+        if plan.process.is_none() {
+            return Err(Error::config("process", "is missing: there is nothing to run"));
+        }
+        let dir = self.dir(id);
+        dir.create(id)?;
+        let made = create_in(&dir, options, spec, bytes, &plan, &host, gate);
+        if made.is_err() {
+            // The first error is the one to tell; what stays behind `delete --force` removes.
+            drop(self.delete(id, true));
+        }
+        made
+    }
+
+    /// Lets a created container run its program. An error of the last steps, as of execve(2), comes back here.
+    pub fn start(&self, id: &ContainerId) -> Result<()> {
+        let dir = self.dir(id);
+        let record = dir.load(id)?;
+        let status = dir.status(record.as_ref());
+        if status != Status::Created {
+            return Err(Error::WrongStatus {
+                operation: "start",
+                id: id.to_string(),
+                status,
+            });
+        }
+        let (_directory, gate) = dir.gate()?;
+        let mut stream = UnixStream::connect(&gate).os("reach the container", id)?;
+        stream.write_all(b"S").os("start", id)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).os("start", id)?;
+        dir.open_gate()?;
+        if !answer.is_empty() {
+            return Err(Error::decode(&answer));
+        }
+        if record.is_some_and(|record| record.hooks) {
+            self.poststart(id, &dir.load_config()?)?;
+        }
+        Ok(())
+    }
+
+    fn poststart(&self, id: &ContainerId, spec: &Spec) -> Result<()> {
+        match &spec.hooks {
+            Some(hooks) if !hooks.poststart.is_empty() => {
+                hooks::run(HookKind::Poststart, &hooks.poststart, &self.state(id)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state document.
+    pub fn state(&self, id: &ContainerId) -> Result<State> {
+        let dir = self.dir(id);
+        let record = dir.load(id)?;
+        let status = dir.status(record.as_ref());
+        let record = record.unwrap_or_else(|| Record {
+            id: id.to_string(),
+            ..Record::default()
+        });
+        Ok(record.to_state(status))
+    }
+
+    /// The configuration the container was created with.
+    pub fn config(&self, id: &ContainerId) -> Result<Spec> {
+        let dir = self.dir(id);
+        dir.load(id)?;
+        dir.load_config()
+    }
+
+    /// Sends a signal to the container's init, or with `all` to every process of it.
+    pub fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
+        let dir = self.dir(id);
+        let record = dir.load(id)?.unwrap_or_default();
+        let status = dir.status(Some(&record));
+        if all && let Some(cgroup) = &record.cgroup {
+            return if signal == Signal::SIGKILL as i32 {
+                cgroup::kill_all(cgroup)
+            } else {
+                cgroup::signal_all(cgroup, signal)
+            };
+        }
+        if !matches!(status, Status::Created | Status::Running) {
+            return Err(Error::WrongStatus {
+                operation: "kill",
+                id: id.to_string(),
+                status,
+            });
+        }
+        match watch(&record)? {
+            Some(pidfd) => {
+                punnet_sys::pidfd_send_signal(pidfd.as_fd(), signal).os("send a signal to container", id)
+            }
+            None => Err(Error::WrongStatus {
+                operation: "kill",
+                id: id.to_string(),
+                status: Status::Stopped,
+            }),
+        }
+    }
+
+    /// Forgets a stopped container and what was made for it. With `force` kills it first, and succeeds when there is none.
+    pub fn delete(&self, id: &ContainerId, force: bool) -> Result<()> {
+        let dir = self.dir(id);
+        if !dir.exists() {
+            return if force {
+                Ok(())
+            } else {
+                Err(Error::NotFound(id.to_string()))
+            };
+        }
+        // A damaged state.json must not keep `--force` from cleaning up.
+        let record = match dir.load(id) {
+            Err(error) if !force => return Err(error),
+            record => record.ok().flatten(),
+        };
+        let status = dir.status(record.as_ref());
+        if !force && status != Status::Stopped {
+            return Err(Error::WrongStatus {
+                operation: "delete",
+                id: id.to_string(),
+                status,
+            });
+        }
+        let record = record.unwrap_or_default();
+        kill_and_wait(id, &record)?;
+        if let Some(path) = &record.cgroup {
+            cgroup::kill_all(path)?;
+            cgroup::remove(path)?;
+        }
+        let config = if record.hooks {
+            dir.load_config().ok()
+        } else {
+            None
+        };
+        dir.remove()?;
+        match config.and_then(|config| config.hooks) {
+            Some(hooks) => hooks::run(
+                HookKind::Poststop,
+                &hooks.poststop,
+                &record.to_state(Status::Stopped),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Every container, in the order of their ids.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let entries = match std::fs::read_dir(&self.state_root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.os("read", self.state_root.display())?,
+        };
+        let mut list = Vec::new();
+        for entry in entries {
+            let entry = entry.os("read", self.state_root.display())?;
+            let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| ContainerId::new(name).ok())
+            else {
+                continue;
+            };
+            let dir = self.dir(&id);
+            // One that is deleted meanwhile, or damaged, does not hide the others.
+            let record = dir.load(&id).unwrap_or_default();
+            if !dir.exists() {
+                continue;
+            }
+            let status = dir.status(record.as_ref());
+            let record = record.unwrap_or_else(|| Record {
+                id: id.to_string(),
+                ..Record::default()
+            });
+            list.push(Listed {
+                state: record.to_state(status),
+                created: record.created,
+                uid: record.uid,
+            });
+        }
+        list.sort_by(|a, b| a.state.id.cmp(&b.state.id));
+        Ok(list)
+    }
+
+    /// Runs one more process in a container. Returns its exit status (128 and the signal), or 0 when detached.
+    pub fn exec(&self, id: &ContainerId, options: &ExecOptions) -> Result<u8> {
+        let dir = self.dir(id);
+        let record = dir.load(id)?;
+        let status = dir.status(record.as_ref());
+        let wrong = |status| Error::WrongStatus {
+            operation: "exec in",
+            id: id.to_string(),
+            status,
+        };
+        let Some(record) = record.filter(|_| matches!(status, Status::Created | Status::Running)) else {
+            return Err(wrong(status));
+        };
+        if options.process.terminal && options.detach && options.console_socket.is_none() {
+            return Err(Error::config(
+                "process.terminal",
+                "needs --console-socket with --detach",
+            ));
+        }
+        let process = plan::plan_process(&options.process)?;
+        let seccomp = dir.load_config()?.linux.and_then(|linux| linux.seccomp);
+        let seccomp = seccomp.as_ref().map(crate::seccomp::compile).transpose()?;
+        let state = record.to_state(status);
+        let init = watch(&record)?.ok_or_else(|| wrong(Status::Stopped))?;
+        let cgroup = record.cgroup.as_ref().map(|path| {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+            let fd = open(path, flags, Mode::empty()).os("open the cgroup", path.display())?;
+            Ok::<_, Error>(cgroup::Cgroup {
+                path: path.clone(),
+                fd,
+            })
+        });
+        let cgroup = cgroup.transpose()?;
+        let signals = if options.detach {
+            None
+        } else {
+            Some(Signals::hold()?)
+        };
+        let inside = |channel: &crate::channel::Channel| {
+            let context = Context {
+                id: id.as_str(),
+                channel,
+                gate: Gate::Channel,
+                stdio: &options.stdio,
+                attach_at: Path::new("/"),
+                preserve_fds: options.preserve_fds,
+                new_keyring: true,
+                setgroups_denied: record.setgroups_denied,
+                state: &state,
+            };
+            init::run_exec(&context, &process, seccomp.as_ref(), record.namespaces)
+        };
+        let around = Around::Container(init.as_fd(), record.namespaces);
+        let outside = Outside {
+            process: &process,
+            hooks: None,
+            state: &state,
+        };
+        let mut launched = launch(&around, cgroup.as_ref(), &outside, &inside)?;
+        let ready = publish(
+            &mut launched,
+            options.console_socket.as_deref(),
+            options.pid_file.as_deref(),
+        );
+        if let Err(error) = ready {
+            crate::launch::end(launched.pid, launched.pidfd.as_fd());
+            return Err(error);
+        }
+        launched.start()?;
+        match &signals {
+            None => Ok(0),
+            Some(signals) => foreground::wait(
+                launched.pid,
+                launched.pidfd.as_fd(),
+                signals,
+                launched.terminal.take(),
+            ),
+        }
+    }
+}
+
+fn load_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
+    let path = bundle.join("config.json");
+    let file = std::fs::File::open(&path).os("open", path.display())?;
+    let mut bytes = Vec::new();
+    file.take(CONFIG_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .os("read", path.display())?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(Error::config(
+            "(file)",
+            format!("is larger than {CONFIG_BYTES_MAX} bytes"),
+        ));
+    }
+    let spec = Spec::from_json(&bytes).map_err(|source| Error::Json {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok((spec, bytes))
+}
+
+/// The part of `create` that leaves something behind, in the order in which `delete --force` can undo it at any point.
+fn create_in(
+    dir: &StateDir,
+    options: &CreateOptions,
+    spec: &Spec,
+    bytes: &[u8],
+    plan: &plan::Plan,
+    host: &HostFacts,
+    gate: bool,
+) -> Result<Launched> {
+    let Some(process) = &plan.process else {
+        return Err(Error::config("process", "is missing"));
+    };
+    let cgroup_path = cgroup::path(&plan.cgroup)?;
+    let mut record = Record {
+        id: host.id.clone(),
+        bundle: host.bundle.clone(),
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        uid: host.euid,
+        cgroup: cgroup_path.clone(),
+        namespaces: plan.namespaces.all(),
+        setgroups_denied: idmap::setgroups_denied(&plan.namespaces),
+        hooks: !plan.hooks.poststart.is_empty() || !plan.hooks.poststop.is_empty(),
+        annotations: spec.annotations.clone(),
+        ..Record::default()
+    };
+    // The cgroup is written down before it is made.
+    dir.save(&record)?;
+    dir.save_config(bytes)?;
+    let cgroup = cgroup::create(&plan.cgroup, cgroup_path.as_deref())?;
+    record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+    let mut gate = if gate {
+        let (_directory, path) = dir.gate()?;
+        Some(UnixListener::bind(&path).os("make the gate in", dir.path().display())?)
+    } else {
+        None
+    };
+    let state = record.to_state(Status::Creating);
+    let gate = std::cell::Cell::new(gate.take());
+    let inside = |channel: &crate::channel::Channel| {
+        let context = Context {
+            id: &host.id,
+            channel,
+            gate: gate.take().map_or(Gate::Channel, Gate::Socket),
+            stdio: &options.stdio,
+            attach_at: dir.path(),
+            preserve_fds: options.preserve_fds,
+            new_keyring: host.new_keyring,
+            setgroups_denied: record.setgroups_denied,
+            state: &state,
+        };
+        init::run(&context, plan)
+    };
+    let outside = Outside {
+        process,
+        hooks: Some(&plan.hooks),
+        state: &state,
+    };
+    let mut launched = launch(
+        &Around::Plan(&plan.namespaces),
+        cgroup.as_ref(),
+        &outside,
+        &inside,
+    )?;
+    let done = state::start_time(launched.pid).and_then(|start_time| {
+        record.pid = launched.pid.as_raw();
+        record.pid_start_time = start_time;
+        dir.save(&record)?;
+        publish(
+            &mut launched,
+            options.console_socket.as_deref(),
+            options.pid_file.as_deref(),
+        )
+    });
+    if let Err(error) = done {
+        crate::launch::end(launched.pid, launched.pidfd.as_fd());
+        return Err(error);
+    }
+    Ok(launched)
+}
+
+/// Tells the outside about a new process: its terminal, its pid.
+fn publish(launched: &mut Launched, console_socket: Option<&Path>, pid_file: Option<&Path>) -> Result<()> {
+    if let (Some(path), Some(master)) = (console_socket, &launched.terminal) {
+        terminal::send_to_console_socket(path, master.as_fd())?;
+        launched.terminal = None;
+    }
+    if let Some(path) = pid_file {
+        // Engines poll for the file: it appears whole.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        std::fs::write(&new, launched.pid.to_string()).os("write", path.display())?;
+        std::fs::rename(&new, path).os("write", path.display())?;
+    }
+    Ok(())
+}
+
+/// A pidfd of the container's init, if that still is the process we made.
+fn watch(record: &Record) -> Result<Option<OwnedFd>> {
+    if record.pid == 0 {
+        return Ok(None);
+    }
+    let pidfd = match punnet_sys::pidfd_open(Pid::from_raw(record.pid)) {
+        Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+        result => result.os("watch process", record.pid)?,
+    };
+    // After opening: the pid cannot be given to another process while this holds.
+    let same = state::process(record.pid).is_some_and(|seen| seen.start_time == record.pid_start_time);
+    Ok(same.then_some(pidfd))
+}
+
+fn kill_and_wait(id: &ContainerId, record: &Record) -> Result<()> {
+    let Some(pidfd) = watch(record)? else {
+        return Ok(());
+    };
+    match punnet_sys::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL as i32) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => return Err(errno).os("kill container", id),
+    }
+    // Without a pid namespace its other processes live on, and are found by their cgroup.
+    if record.namespaces & PID == 0
+        && let Some(path) = &record.cgroup
+    {
+        cgroup::kill_all(path)?;
+    }
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let ended = loop {
+        match poll(&mut fds, PollTimeout::from(KILL_TIMEOUT_MS)) {
+            Err(Errno::EINTR) => {}
+            result => break result.os("wait for container", id)?,
+        }
+    };
+    if ended == 0 {
+        return Err(Error::Setup(format!(
+            "container {id} has not ended 10 s after SIGKILL: it is stuck in the kernel"
+        )));
+    }
+    // Ours to reap when we made it; otherwise its parent's.
+    nix::sys::wait::waitpid(
+        Pid::from_raw(record.pid),
+        Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+    )
+    .ok();
+    Ok(())
+}

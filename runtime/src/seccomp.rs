@@ -1,0 +1,426 @@
+//! `linux.seccomp` to a BPF program, without libseccomp. Pure: installing it is the last step before execve(2).
+//!
+//! Shape of a program: check the architecture (an unlisted one is killed), then a binary search over ranges of system call numbers with
+//! the same outcome. About eight comparisons a call, and the kernel caches the calls that are always allowed.
+//!
+//! Differences to libseccomp, all on the strict side: x32 is always killed on x86_64; of several conditional rules on one call the
+//! first that matches wins, then the unconditional one, then the default. <https://man7.org/linux/man-pages/man2/seccomp.2.html>
+
+mod profile;
+mod tables;
+
+pub use profile::default_seccomp;
+
+use crate::error::{Error, Result};
+use punnet_spec::{Seccomp, SyscallArg, SyscallRule};
+use punnet_sys::{FILTER_INSTRUCTIONS_MAX, SockFilter};
+
+/// A compiled filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// For the kernel.
+    pub program: Vec<SockFilter>,
+    /// SECCOMP_FILTER_FLAG_* bits.
+    pub flags: u32,
+}
+
+/// One architecture that the running kernel may see.
+struct Arch {
+    /// libseccomp's word.
+    name: &'static str,
+    /// AUDIT_ARCH_* of linux/audit.h.
+    audit: u32,
+    table: &'static str,
+}
+
+#[cfg(any(target_arch = "x86_64", test))]
+const X86_64: Arch = Arch {
+    name: "SCMP_ARCH_X86_64",
+    audit: 0xC000_003E,
+    table: tables::X86_64,
+};
+#[cfg(any(target_arch = "x86_64", test))]
+const X86: Arch = Arch {
+    name: "SCMP_ARCH_X86",
+    audit: 0x4000_0003,
+    table: tables::X86,
+};
+#[cfg(any(target_arch = "aarch64", test))]
+const AARCH64: Arch = Arch {
+    name: "SCMP_ARCH_AARCH64",
+    audit: 0xC000_00B7,
+    table: tables::AARCH64,
+};
+#[cfg(any(target_arch = "aarch64", target_arch = "arm", test))]
+const ARM: Arch = Arch {
+    name: "SCMP_ARCH_ARM",
+    audit: 0x4000_0028,
+    table: tables::ARM,
+};
+
+#[cfg(target_arch = "x86_64")]
+const ARCHES: &[&Arch] = &[&X86_64, &X86];
+#[cfg(target_arch = "aarch64")]
+const ARCHES: &[&Arch] = &[&AARCH64, &ARM];
+#[cfg(target_arch = "arm")]
+const ARCHES: &[&Arch] = &[&ARM];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
+compile_error!("this target has no table of system calls: a container would run without its filter");
+
+/// Words of libseccomp that name an architecture that never runs on ours: listed in profiles for all machines, skipped here.
+const FOREIGN_PREFIX: &str = "SCMP_ARCH_";
+
+/// Offsets in struct seccomp_data; all our targets are little-endian.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const ARGS: u32 = 16;
+
+/// BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|*, BPF_RET|K of linux/bpf_common.h.
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const JUMP_EQ: u16 = 0x15;
+const JUMP_GT: u16 = 0x25;
+const JUMP_GE: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const KILL_PROCESS: u32 = 0x8000_0000;
+/// Numbers from here on are x32 calls.
+#[cfg(any(target_arch = "x86_64", test))]
+const X32_BIT: u32 = 0x4000_0000;
+
+fn op(code: u16, k: u32) -> SockFilter {
+    SockFilter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn branch(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
+    SockFilter { code, jt, jf, k }
+}
+
+/// SECCOMP_RET_* value of `SCMP_ACT_...`.
+fn action(field: &str, word: &str, data: Option<u32>) -> Result<u32> {
+    const EPERM: u32 = 1;
+    /// The kernel's MAX_ERRNO.
+    const ERRNO_MAX: u32 = 4095;
+    let data_16 = data.unwrap_or(EPERM) & 0xffff;
+    Ok(match word {
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
+        "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
+        "SCMP_ACT_TRAP" => 0x0003_0000,
+        "SCMP_ACT_ERRNO" if data.is_some_and(|errno| errno > ERRNO_MAX) => {
+            return Err(Error::config(
+                field,
+                format!("{} is not an errno", data.unwrap_or_default()),
+            ));
+        }
+        "SCMP_ACT_ERRNO" => 0x0005_0000 | data_16,
+        "SCMP_ACT_TRACE" => 0x7ff0_0000 | data_16,
+        "SCMP_ACT_LOG" => 0x7ffc_0000,
+        "SCMP_ACT_ALLOW" => 0x7fff_0000,
+        "SCMP_ACT_NOTIFY" => return Err(Error::config(field, "SCMP_ACT_NOTIFY is not supported yet")),
+        other => return Err(Error::config(field, format!("unknown action {other:?}"))),
+    })
+}
+
+/// A rule with its action and conditions checked.
+struct Rule<'a> {
+    names: &'a [String],
+    action: u32,
+    args: &'a [SyscallArg],
+}
+
+/// Compiles a filter for this machine.
+pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
+    if !seccomp.listener_path.is_empty() {
+        return Err(Error::config(
+            "linux.seccomp.listenerPath",
+            "user notification is not supported yet",
+        ));
+    }
+    let listed = |arch: &Arch| seccomp.architectures.iter().any(|name| name == arch.name);
+    if let Some(unknown) = seccomp
+        .architectures
+        .iter()
+        .find(|name| !name.starts_with(FOREIGN_PREFIX))
+    {
+        return Err(Error::config(
+            "linux.seccomp.architectures",
+            format!("unknown architecture {unknown:?}"),
+        ));
+    }
+    let arches: Vec<&Arch> = ARCHES
+        .iter()
+        .enumerate()
+        .filter(|(index, arch)| *index == 0 || listed(arch))
+        .map(|(_, arch)| *arch)
+        .collect();
+    let program = compile_for(seccomp, &arches)?;
+    if program.len() > FILTER_INSTRUCTIONS_MAX {
+        let reason = format!(
+            "{} instructions; the kernel takes {FILTER_INSTRUCTIONS_MAX}",
+            program.len()
+        );
+        return Err(Error::config("linux.seccomp", reason));
+    }
+    Ok(Filter {
+        program,
+        flags: flags(seccomp)?,
+    })
+}
+
+fn flags(seccomp: &Seccomp) -> Result<u32> {
+    seccomp
+        .flags
+        .iter()
+        .try_fold(0, |bits, flag| match flag.as_str() {
+            "SECCOMP_FILTER_FLAG_TSYNC" => Ok(bits | 1),
+            "SECCOMP_FILTER_FLAG_LOG" => Ok(bits | 2),
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(bits | 4),
+            other => Err(Error::config(
+                "linux.seccomp.flags",
+                format!("{other:?} is not supported"),
+            )),
+        })
+}
+
+fn compile_for(seccomp: &Seccomp, arches: &[&Arch]) -> Result<Vec<SockFilter>> {
+    let default = action(
+        "linux.seccomp.defaultAction",
+        &seccomp.default_action,
+        seccomp.default_errno_ret,
+    )?;
+    let rules = seccomp
+        .syscalls
+        .iter()
+        .enumerate()
+        .map(|(index, rule)| check_rule(rule, index))
+        .collect::<Result<Vec<_>>>()?;
+    let mut program = vec![op(LOAD, ARCH)];
+    for arch in arches {
+        let block = compile_arch(arch, &rules, default);
+        program.push(branch(JUMP_EQ, arch.audit, 1, 0));
+        program.push(op(JUMP, block.len() as u32));
+        program.extend(block);
+    }
+    program.push(op(RETURN, KILL_PROCESS));
+    Ok(program)
+}
+
+fn check_rule(rule: &SyscallRule, index: usize) -> Result<Rule<'_>> {
+    let field = |name: &str| format!("linux.seccomp.syscalls[{index}].{name}");
+    if rule.args.len() > CONDITIONS_MAX {
+        return Err(Error::config(
+            field("args"),
+            format!("has more than {CONDITIONS_MAX} conditions"),
+        ));
+    }
+    for arg in &rule.args {
+        if arg.index > 5 {
+            return Err(Error::config(
+                field("args"),
+                format!("index {} is above 5", arg.index),
+            ));
+        }
+        if comparison(arg, 1).is_none() {
+            return Err(Error::config(
+                field("args"),
+                format!("unknown operator {:?}", arg.op),
+            ));
+        }
+    }
+    Ok(Rule {
+        names: &rule.names,
+        action: action(&field("action"), &rule.action, rule.errno_ret)?,
+        args: &rule.args,
+    })
+}
+
+/// What happens to one system call.
+#[derive(Clone, PartialEq, Eq)]
+enum Outcome {
+    /// Always the same.
+    Plain(u32),
+    /// These rules in order, then the plain action.
+    Conditional(Vec<usize>, u32),
+}
+
+fn compile_arch(arch: &Arch, rules: &[Rule<'_>], default: u32) -> Vec<SockFilter> {
+    let mut words = arch.table.split(' ').filter(|word| !word.is_empty());
+    let mut table = Vec::with_capacity(512);
+    while let (Some(name), Some(number)) = (words.next(), words.next()) {
+        table.push((name, number.parse::<u32>().unwrap_or(u32::MAX)));
+    }
+    // (number, outcome) of every call that some rule names.
+    let mut calls: Vec<(u32, Outcome)> = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        for name in rule.names {
+            let Ok(found) = table.binary_search_by_key(&name.as_str(), |(name, _)| name) else {
+                continue;
+            };
+            let number = table[found].1;
+            let call = match calls.binary_search_by_key(&number, |(number, _)| *number) {
+                Ok(at) => &mut calls[at].1,
+                Err(at) => {
+                    calls.insert(at, (number, Outcome::Plain(default)));
+                    &mut calls[at].1
+                }
+            };
+            let before = std::mem::replace(call, Outcome::Plain(default));
+            *call = match (before, rule.args.is_empty()) {
+                (Outcome::Plain(_), true) => Outcome::Plain(rule.action),
+                (Outcome::Conditional(conditions, _), true) => Outcome::Conditional(conditions, rule.action),
+                (Outcome::Plain(plain), false) => Outcome::Conditional(vec![index], plain),
+                (Outcome::Conditional(mut conditions, plain), false) => {
+                    conditions.push(index);
+                    Outcome::Conditional(conditions, plain)
+                }
+            };
+        }
+    }
+    let ranges = ranges(calls, default);
+    let mut block = vec![op(LOAD, NR)];
+    #[cfg(any(target_arch = "x86_64", test))]
+    if arch.audit == X86_64.audit {
+        block.push(branch(JUMP_GE, X32_BIT, 0, 1));
+        block.push(op(RETURN, KILL_PROCESS));
+    }
+    block.extend(search(&ranges, rules));
+    block
+}
+
+/// Ranges of numbers with the same outcome: (first number, outcome), the first starting at 0.
+fn ranges(calls: Vec<(u32, Outcome)>, default: u32) -> Vec<(u32, Outcome)> {
+    let mut ranges: Vec<(u32, Outcome)> = vec![(0, Outcome::Plain(default))];
+    let mut push = |first: u32, outcome: Outcome| match ranges.last_mut() {
+        Some(last) if last.0 == first => last.1 = outcome,
+        Some(last) if last.1 == outcome => {}
+        _ => ranges.push((first, outcome)),
+    };
+    for (number, outcome) in calls {
+        push(number, outcome);
+        push(number + 1, Outcome::Plain(default));
+    }
+    // Replacing an outcome in place can leave equal neighbours.
+    ranges.dedup_by(|later, earlier| later.1 == earlier.1);
+    ranges
+}
+
+/// Binary search: the number is in the accumulator.
+fn search(ranges: &[(u32, Outcome)], rules: &[Rule<'_>]) -> Vec<SockFilter> {
+    if let [(_, outcome)] = ranges {
+        return leaf(outcome, rules);
+    }
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    let below = search(left, rules);
+    let mut code = match u8::try_from(below.len()) {
+        Ok(length) => vec![branch(JUMP_GE, right[0].0, length, 0)],
+        // Conditional jumps reach 255 instructions: go through an unconditional one.
+        Err(_) => vec![branch(JUMP_GE, right[0].0, 0, 1), op(JUMP, below.len() as u32)],
+    };
+    code.extend(below);
+    code.extend(search(right, rules));
+    code
+}
+
+fn leaf(outcome: &Outcome, rules: &[Rule<'_>]) -> Vec<SockFilter> {
+    match outcome {
+        Outcome::Plain(action) => vec![op(RETURN, *action)],
+        Outcome::Conditional(conditions, plain) => {
+            let mut code = Vec::new();
+            for rule in conditions.iter().map(|&index| &rules[index]) {
+                code.extend(condition(rule));
+            }
+            code.push(op(RETURN, *plain));
+            code
+        }
+    }
+}
+
+/// Most comparisons in one rule: a jump over all of them must fit in 8 bits (6 instructions each).
+const CONDITIONS_MAX: usize = 40;
+
+/// All conditions of a rule, then its action; falls through when one does not hold.
+fn condition(rule: &Rule<'_>) -> Vec<SockFilter> {
+    let mut code = vec![op(RETURN, rule.action)];
+    for arg in rule.args.iter().rev() {
+        // `skip`: from the end of this comparison over the rest of the rule.
+        if let Some(mut comparison) = comparison(arg, code.len() as u8) {
+            comparison.extend(code);
+            code = comparison;
+        }
+    }
+    code
+}
+
+/// Compares one 64-bit argument as two words: falls out of its end when it holds, jumps `skip` further when not.
+fn comparison(arg: &SyscallArg, skip: u8) -> Option<Vec<SockFilter>> {
+    let low_at = ARGS + 8 * (arg.index % 6);
+    let high_at = low_at + 4;
+    let (high, low) = ((arg.value >> 32) as u32, arg.value as u32);
+    // `jt`/`jf` count from the next instruction.
+    let code = match arg.op.as_str() {
+        "SCMP_CMP_EQ" => vec![
+            op(LOAD, high_at),
+            branch(JUMP_EQ, high, 0, 2 + skip),
+            op(LOAD, low_at),
+            branch(JUMP_EQ, low, 0, skip),
+        ],
+        "SCMP_CMP_NE" => vec![
+            op(LOAD, high_at),
+            branch(JUMP_EQ, high, 0, 2),
+            op(LOAD, low_at),
+            branch(JUMP_EQ, low, skip, 0),
+        ],
+        "SCMP_CMP_MASKED_EQ" => {
+            let (high_want, low_want) = ((arg.value_two >> 32) as u32, arg.value_two as u32);
+            vec![
+                op(LOAD, high_at),
+                op(AND, high),
+                branch(JUMP_EQ, high_want, 0, 3 + skip),
+                op(LOAD, low_at),
+                op(AND, low),
+                branch(JUMP_EQ, low_want, 0, skip),
+            ]
+        }
+        // Greater: high greater, or high equal and low greater.
+        "SCMP_CMP_GT" => ordered(high_at, high, low_at, branch(JUMP_GT, low, 0, skip), true, skip),
+        "SCMP_CMP_GE" => ordered(high_at, high, low_at, branch(JUMP_GE, low, 0, skip), true, skip),
+        // Less is "not greater or equal".
+        "SCMP_CMP_LT" => ordered(high_at, high, low_at, branch(JUMP_GE, low, skip, 0), false, skip),
+        "SCMP_CMP_LE" => ordered(high_at, high, low_at, branch(JUMP_GT, low, skip, 0), false, skip),
+        _ => return None,
+    };
+    Some(code)
+}
+
+/// high > K decides (`greater_holds`), high < K decides the other way, high == K leaves it to `last` on the low word.
+fn ordered(
+    high_at: u32,
+    high: u32,
+    low_at: u32,
+    last: SockFilter,
+    greater_holds: bool,
+    skip: u8,
+) -> Vec<SockFilter> {
+    const REST: u8 = 3;
+    let (greater, less) = if greater_holds {
+        (REST, 2 + skip)
+    } else {
+        (REST + skip, 2)
+    };
+    vec![
+        op(LOAD, high_at),
+        branch(JUMP_GT, high, greater, 0),
+        branch(JUMP_EQ, high, 0, less),
+        op(LOAD, low_at),
+        last,
+    ]
+}
+
+#[cfg(test)]
+mod tests;

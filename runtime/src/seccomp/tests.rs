@@ -1,0 +1,319 @@
+//! The program is run by a small evaluator of classic BPF: every architecture on any machine.
+
+use super::*;
+
+const ALLOW: u32 = 0x7fff_0000;
+const EPERM: u32 = 0x0005_0001;
+
+/// What the kernel would answer to a call.
+fn run(program: &[SockFilter], audit: u32, number: u32, args: [u64; 6]) -> u32 {
+    let mut data = Vec::new();
+    data.extend(number.to_le_bytes());
+    data.extend(audit.to_le_bytes());
+    data.extend([0; 8]);
+    data.extend(args.iter().flat_map(|arg| arg.to_le_bytes()));
+    let (mut at, mut word) = (0, 0_u32);
+    // Jumps only go forward, so the program ends within its length.
+    for _ in 0..=program.len() {
+        let step = program[at];
+        at += 1;
+        let taken = match step.code {
+            LOAD => {
+                let k = step.k as usize;
+                word = u32::from_le_bytes(data[k..k + 4].try_into().unwrap());
+                continue;
+            }
+            AND => {
+                word &= step.k;
+                continue;
+            }
+            RETURN => return step.k,
+            JUMP => {
+                at += step.k as usize;
+                continue;
+            }
+            JUMP_EQ => word == step.k,
+            JUMP_GT => word > step.k,
+            JUMP_GE => word >= step.k,
+            other => panic!("unknown operation {other:#x}"),
+        };
+        at += usize::from(if taken { step.jt } else { step.jf });
+    }
+    panic!("no end");
+}
+
+fn number(arch: &Arch, name: &str) -> u32 {
+    let words: Vec<&str> = arch.table.split(' ').collect();
+    let at = words
+        .iter()
+        .position(|word| *word == name)
+        .unwrap_or_else(|| panic!("{} has no {name}", arch.name));
+    words[at + 1].parse().unwrap()
+}
+
+fn rule(names: &[&str], action: &str, args: Vec<SyscallArg>) -> SyscallRule {
+    SyscallRule {
+        names: names.iter().map(|&name| name.into()).collect(),
+        action: action.into(),
+        errno_ret: None,
+        args,
+    }
+}
+
+fn arg(op: &str, value: u64, value_two: u64) -> SyscallArg {
+    SyscallArg {
+        index: 2,
+        value,
+        value_two,
+        op: op.into(),
+    }
+}
+
+fn filter(default: &str, syscalls: Vec<SyscallRule>) -> Seccomp {
+    Seccomp {
+        default_action: default.into(),
+        syscalls,
+        ..Seccomp::default()
+    }
+}
+
+#[test]
+fn tables_are_sorted_and_pair_names_with_numbers() {
+    for arch in [&X86_64, &X86, &AARCH64, &ARM] {
+        let words: Vec<&str> = arch.table.split(' ').collect();
+        let names: Vec<&str> = words.iter().step_by(2).copied().collect();
+        assert!(names.is_sorted(), "{}", arch.name);
+        assert!(
+            words
+                .iter()
+                .skip(1)
+                .step_by(2)
+                .all(|number| number.parse::<u32>().is_ok()),
+            "{}",
+            arch.name
+        );
+    }
+    assert_eq!(
+        (
+            number(&X86_64, "openat"),
+            number(&AARCH64, "openat"),
+            number(&ARM, "openat")
+        ),
+        (257, 56, 322)
+    );
+    assert_eq!(
+        (number(&ARM, "clock_gettime64"), number(&ARM, "set_tls")),
+        (403, 983_045)
+    );
+}
+
+#[test]
+fn arguments_are_compared_as_64_bits() {
+    const BIG: u64 = 0x1_0000_0005;
+    type Case<'a> = (&'a str, u64, u64, &'a [u64], &'a [u64]);
+    let cases: &[Case<'_>] = &[
+        ("SCMP_CMP_EQ", BIG, 0, &[BIG], &[5, BIG + 1, 0x2_0000_0005]),
+        ("SCMP_CMP_NE", BIG, 0, &[5, BIG + 1, 0x2_0000_0005], &[BIG]),
+        (
+            "SCMP_CMP_LT",
+            BIG,
+            0,
+            &[0, 5, 6, BIG - 1],
+            &[BIG, BIG + 1, 0x2_0000_0000, u64::MAX],
+        ),
+        ("SCMP_CMP_LE", BIG, 0, &[0, 6, BIG], &[BIG + 1, 0x2_0000_0000]),
+        ("SCMP_CMP_GT", BIG, 0, &[BIG + 1, 0x2_0000_0000], &[0, 6, BIG]),
+        ("SCMP_CMP_GE", BIG, 0, &[BIG, 0x2_0000_0000], &[0, 6, BIG - 1]),
+        (
+            "SCMP_CMP_MASKED_EQ",
+            0xf_0000_000f,
+            BIG,
+            &[BIG, BIG | 0x10],
+            &[5, BIG | 0x2_0000_0000, BIG | 2],
+        ),
+    ];
+    for (op, value, two, holds, fails) in cases {
+        // Between two other conditions, so that jumps over more than one are taken.
+        let any = || SyscallArg {
+            index: 0,
+            value: 0,
+            value_two: 0,
+            op: "SCMP_CMP_GE".into(),
+        };
+        let conditions = vec![any(), arg(op, *value, *two), any()];
+        let seccomp = filter(
+            "SCMP_ACT_ERRNO",
+            vec![rule(&["read"], "SCMP_ACT_ALLOW", conditions)],
+        );
+        for arch in [&X86_64, &AARCH64, &ARM] {
+            let program = compile_for(&seccomp, &[arch]).unwrap();
+            let check = |value: u64| run(&program, arch.audit, number(arch, "read"), [0, 0, value, 0, 0, 0]);
+            for value in *holds {
+                assert_eq!(check(*value), ALLOW, "{op} {value:#x}");
+            }
+            for value in *fails {
+                assert_eq!(check(*value), EPERM, "{op} {value:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_call_of_every_table_gets_the_action_its_rule_says() {
+    for arch in [&X86_64, &X86, &AARCH64, &ARM] {
+        let words: Vec<&str> = arch.table.split(' ').collect();
+        let names: Vec<&str> = words.iter().step_by(2).copied().collect();
+        let (even, odd): (Vec<_>, Vec<_>) = names.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        let pick =
+            |list: Vec<(usize, &&'static str)>| list.into_iter().map(|(_, name)| *name).collect::<Vec<_>>();
+        let (even, odd) = (pick(even), pick(odd));
+        let program = compile_for(
+            &filter(
+                "SCMP_ACT_TRAP",
+                vec![
+                    rule(&even, "SCMP_ACT_ALLOW", vec![]),
+                    rule(&odd, "SCMP_ACT_LOG", vec![]),
+                ],
+            ),
+            &[arch],
+        )
+        .unwrap();
+        assert!(program.len() < FILTER_INSTRUCTIONS_MAX);
+        for name in &even {
+            assert_eq!(
+                run(&program, arch.audit, number(arch, name), [0; 6]),
+                ALLOW,
+                "{name}"
+            );
+        }
+        for name in &odd {
+            assert_eq!(
+                run(&program, arch.audit, number(arch, name), [0; 6]),
+                0x7ffc_0000,
+                "{name}"
+            );
+        }
+        assert_eq!(run(&program, arch.audit, 5000, [0; 6]), 0x0003_0000);
+    }
+}
+
+#[test]
+fn foreign_architectures_and_x32_are_killed() {
+    let seccomp = filter("SCMP_ACT_ALLOW", vec![rule(&["mount"], "SCMP_ACT_ERRNO", vec![])]);
+    let program = compile_for(&seccomp, &[&X86_64]).unwrap();
+    assert_eq!(run(&program, X86_64.audit, 0, [0; 6]), ALLOW);
+    assert_eq!(
+        run(&program, X86_64.audit, number(&X86_64, "mount"), [0; 6]),
+        EPERM
+    );
+    assert_eq!(run(&program, X86.audit, 0, [0; 6]), KILL_PROCESS);
+    assert_eq!(run(&program, X86_64.audit, X32_BIT | 165, [0; 6]), KILL_PROCESS);
+    let both = compile_for(&seccomp, &[&X86_64, &X86]).unwrap();
+    assert_eq!(run(&both, X86.audit, number(&X86, "mount"), [0; 6]), EPERM);
+    assert_eq!(run(&both, ARM.audit, 0, [0; 6]), KILL_PROCESS);
+}
+
+#[test]
+fn default_profile_denies_what_escapes_use_and_allows_what_programs_need() {
+    let profile = default_seccomp(&["CAP_CHOWN".to_owned()]);
+    for arch in ARCHES {
+        let program = compile_for(&profile, &[arch]).unwrap();
+        let check =
+            |name: &str, first: u64| run(&program, arch.audit, number(arch, name), [first, 0, 0, 0, 0, 0]);
+        for name in [
+            "mount",
+            "bpf",
+            "keyctl",
+            "unshare",
+            "setns",
+            "reboot",
+            "userfaultfd",
+            "io_uring_setup",
+            "open_tree",
+        ] {
+            assert_eq!(check(name, 0), EPERM, "{name}");
+        }
+        for name in [
+            "read",
+            "openat",
+            "execve",
+            "futex",
+            "getrandom",
+            "capset",
+            "prctl",
+            "exit_group",
+            "ptrace",
+            "memfd_create",
+        ] {
+            assert_eq!(check(name, 0), ALLOW, "{name}");
+        }
+        assert_eq!(check("clone3", 0), 0x0005_0026);
+        assert_eq!((check("clone", 17), check("clone", 0x1000_0011)), (ALLOW, EPERM));
+        assert_eq!(
+            (check("personality", 8), check("personality", 0x40_0000)),
+            (ALLOW, EPERM)
+        );
+    }
+    assert_eq!(
+        run(
+            &compile_for(&profile, ARCHES).unwrap(),
+            ARCHES[0].audit,
+            number(ARCHES[0], "socket"),
+            [40, 0, 0, 0, 0, 0]
+        ),
+        EPERM
+    );
+    let admin = default_seccomp(&["CAP_SYS_ADMIN".to_owned()]);
+    let program = compile_for(&admin, ARCHES).unwrap();
+    assert_eq!(
+        run(&program, ARCHES[0].audit, number(ARCHES[0], "mount"), [0; 6]),
+        ALLOW
+    );
+}
+
+#[test]
+fn gated_names_exist_somewhere() {
+    // A typing error in the list of the profile would allow the call.
+    let known = |name: &str| {
+        [&X86_64, &X86, &AARCH64, &ARM]
+            .iter()
+            .any(|arch| arch.table.split(' ').any(|word| word == name))
+    };
+    for (calls, _) in profile::GATED {
+        for name in calls.split(' ') {
+            assert!(known(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_enforced_is_named() {
+    let notify = filter("SCMP_ACT_ALLOW", vec![rule(&["read"], "SCMP_ACT_NOTIFY", vec![])]);
+    let operator = filter(
+        "SCMP_ACT_ALLOW",
+        vec![rule(&["read"], "SCMP_ACT_ERRNO", vec![arg("SCMP_CMP_XX", 0, 0)])],
+    );
+    let flag = Seccomp {
+        flags: vec!["SECCOMP_FILTER_FLAG_NEW".into()],
+        ..filter("SCMP_ACT_ALLOW", vec![])
+    };
+    let arch = Seccomp {
+        architectures: vec!["PDP11".into()],
+        ..filter("SCMP_ACT_ALLOW", vec![])
+    };
+    let listener = Seccomp {
+        listener_path: "/s".into(),
+        ..filter("SCMP_ACT_ALLOW", vec![])
+    };
+    for (seccomp, word) in [
+        (notify, "NOTIFY"),
+        (operator, "SCMP_CMP_XX"),
+        (flag, "FLAG_NEW"),
+        (arch, "PDP11"),
+        (listener, "listenerPath"),
+        (filter("SCMP_ACT_MAYBE", vec![]), "SCMP_ACT_MAYBE"),
+    ] {
+        let error = compile(&seccomp).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}

@@ -1,0 +1,274 @@
+//! The state directory of one container. It lies in RAM, so nothing is synced.
+//!
+//! ```text
+//! <state root>/<id>/          made by mkdir(2): the lock on the id
+//!   config.json               the configuration as it was at `create`
+//!   state.json                written whole, renamed into place
+//!   gate                      socket of a container that waits for `start`
+//! ```
+
+use crate::error::{Error, OsContext, Result};
+use crate::id::ContainerId;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkdir};
+use punnet_spec::{OCI_VERSION, Spec, State, Status};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What is remembered about a container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    pub id: String,
+    pub bundle: PathBuf,
+    /// 0 until the container is set up.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat: tells our process from a later one with the same pid.
+    pub pid_start_time: u64,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Name or number of who created it.
+    pub uid: u32,
+    pub cgroup: Option<PathBuf>,
+    /// CLONE_NEW* bits of the namespaces the container has apart from the host's.
+    pub namespaces: u64,
+    pub setgroups_denied: bool,
+    /// There are poststart or poststop hooks in config.json.
+    pub hooks: bool,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The directory of one container.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+/// Only the runtime's own user looks in: config.json may hold secrets in its environment.
+const DIRECTORY_MODE: u32 = 0o700;
+
+impl StateDir {
+    pub fn new(root: &Path, id: &ContainerId) -> Self {
+        Self {
+            path: root.join(id.as_str()),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the id: exactly one caller succeeds.
+    pub fn create(&self, id: &ContainerId) -> Result<()> {
+        let mode = Mode::from_bits_truncate(DIRECTORY_MODE);
+        match mkdir(&self.path, mode) {
+            Err(Errno::ENOENT) => {
+                let root = self.path.parent().unwrap_or(Path::new("/"));
+                std::fs::create_dir_all(root).os("make the state directory", root.display())?;
+                mkdir(&self.path, mode)
+            }
+            result => result,
+        }
+        .map_err(|errno| match errno {
+            Errno::EEXIST => Error::Exists(id.to_string()),
+            errno => Error::Os {
+                operation: "make the state directory".into(),
+                subject: self.path.display().to_string(),
+                errno,
+            },
+        })
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.os("remove", self.path.display()),
+        }
+    }
+
+    pub fn save(&self, record: &Record) -> Result<()> {
+        let (file, new) = (self.path.join("state.json"), self.path.join("state.json.new"));
+        let bytes = serde_json::to_vec(record).map_err(|source| Error::Json {
+            path: file.display().to_string(),
+            source,
+        })?;
+        std::fs::write(&new, bytes).os("write", new.display())?;
+        std::fs::rename(&new, &file).os("write", file.display())
+    }
+
+    /// `None` when `create` has not come far enough to write one.
+    pub fn load(&self, id: &ContainerId) -> Result<Option<Record>> {
+        let file = self.path.join("state.json");
+        match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| Error::Json {
+                    path: file.display().to_string(),
+                    source,
+                }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if self.exists() {
+                    Ok(None)
+                } else {
+                    Err(Error::NotFound(id.to_string()))
+                }
+            }
+            Err(error) => Err(error).os("read", file.display()),
+        }
+    }
+
+    pub fn save_config(&self, bytes: &[u8]) -> Result<()> {
+        let file = self.path.join("config.json");
+        std::fs::write(&file, bytes).os("write", file.display())
+    }
+
+    pub fn load_config(&self) -> Result<Spec> {
+        let file = self.path.join("config.json");
+        let bytes = std::fs::read(&file).os("read", file.display())?;
+        Spec::from_json(&bytes).map_err(|source| Error::Json {
+            path: file.display().to_string(),
+            source,
+        })
+    }
+
+    /// The gate's address. A socket's path ends at 108 bytes, so it goes through the directory's descriptor, which must stay open
+    /// meanwhile.
+    pub fn gate(&self) -> Result<(OwnedFd, PathBuf)> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(&self.path, flags, Mode::empty()).os("open", self.path.display())?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}/gate", directory.as_raw_fd()));
+        Ok((directory, path))
+    }
+
+    pub fn gate_is_closed(&self) -> bool {
+        self.path.join("gate").exists()
+    }
+
+    pub fn open_gate(&self) -> Result<()> {
+        let gate = self.path.join("gate");
+        std::fs::remove_file(&gate).os("remove", gate.display())
+    }
+
+    /// Where the container is in its life.
+    pub fn status(&self, record: Option<&Record>) -> Status {
+        match record {
+            Some(record) if record.pid != 0 => match process(record.pid) {
+                Some(seen) if seen.start_time == record.pid_start_time && !seen.ended => {
+                    if self.gate_is_closed() {
+                        Status::Created
+                    } else {
+                        Status::Running
+                    }
+                }
+                _ => Status::Stopped,
+            },
+            _ => Status::Creating,
+        }
+    }
+}
+
+impl Record {
+    /// The document that `state` prints and hooks read.
+    pub fn to_state(&self, status: Status) -> State {
+        State {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.id.clone(),
+            status,
+            pid: (self.pid != 0 && status != Status::Stopped).then_some(self.pid),
+            bundle: self.bundle.display().to_string(),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+/// What /proc/PID/stat tells.
+pub(crate) struct Seen {
+    pub start_time: u64,
+    /// A zombie, or about to be gone.
+    pub ended: bool,
+}
+
+/// Looks a pid up; `None` when there is no such process.
+pub(crate) fn process(pid: i32) -> Option<Seen> {
+    parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 3 and 22; the name in field 2 may hold anything, spaces and brackets too. proc_pid_stat(5)
+fn parse_stat(stat: &[u8]) -> Option<Seen> {
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    Some(Seen {
+        start_time: fields.nth(18)?.parse().ok()?,
+        ended,
+    })
+}
+
+/// Start time of a child of ours that has not been reaped.
+pub(crate) fn start_time(pid: Pid) -> Result<u64> {
+    process(pid.as_raw())
+        .map(|seen| seen.start_time)
+        .ok_or(Errno::ESRCH)
+        .os("inspect process", pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_whatever_the_process_calls_itself() {
+        let rest = "S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+        for name in ["sh", "a b", ") S 9", "((("] {
+            let seen = parse_stat(format!("12 ({name}) {rest}").as_bytes()).unwrap();
+            assert_eq!((seen.start_time, seen.ended), (4711, false), "{name}");
+        }
+        assert!(
+            parse_stat(b"12 (x) Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 0")
+                .unwrap()
+                .ended
+        );
+        for garbage in [&b""[..], b"12", b"12 (x) S 1", b"12 (x)"] {
+            assert!(parse_stat(garbage).is_none());
+        }
+    }
+
+    #[test]
+    fn a_reused_pid_is_not_our_container() {
+        let root = tempfile::tempdir().unwrap();
+        let id = ContainerId::new("x").unwrap();
+        let dir = StateDir::new(root.path(), &id);
+        dir.create(&id).unwrap();
+        let own = std::process::id().cast_signed();
+        let true_time = process(own).unwrap().start_time;
+        let record = |pid_start_time| Record {
+            pid: own,
+            pid_start_time,
+            ..Record::default()
+        };
+        assert_eq!(dir.status(Some(&record(true_time))), Status::Running);
+        assert_eq!(dir.status(Some(&record(true_time + 1))), Status::Stopped);
+        assert_eq!(dir.status(None), Status::Creating);
+    }
+
+    #[test]
+    fn an_id_is_taken_once() {
+        let root = tempfile::tempdir().unwrap();
+        let id = ContainerId::new("x").unwrap();
+        let dir = StateDir::new(&root.path().join("made/as/needed"), &id);
+        dir.create(&id).unwrap();
+        assert!(matches!(dir.create(&id), Err(Error::Exists(_))));
+        assert!(dir.load(&id).unwrap().is_none());
+        dir.remove().unwrap();
+        assert!(matches!(dir.load(&id), Err(Error::NotFound(_))));
+    }
+}
