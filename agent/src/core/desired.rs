@@ -11,6 +11,9 @@ use super::journal::{Pending, Record};
 use super::wanted::{self, Wanted};
 use super::{Action, Core, Level, Now, Packet};
 
+/// Packets that wait for one write to the flash. More of the same are not acknowledged: the broker sends them again.
+const PACKETS_MAX: usize = 8;
+
 /// Why a signed payload is not for us to act on.
 pub(super) fn refusal(error: SignedError) -> (Rejection, String) {
     let reason = match error {
@@ -31,8 +34,10 @@ impl Core {
                 generation,
                 signed_at_s,
             } => {
+                let mut packets = vec![packet];
                 if let Some(older) = self.journal.pending.take() {
-                    self.out.push(Action::Ack(older.packet));
+                    packets.extend(older.packets);
+                    packets.truncate(PACKETS_MAX);
                     let to = ReplyTo::Desired {
                         generation: older.generation,
                     };
@@ -43,15 +48,16 @@ impl Core {
                     generation,
                     signed_at_s,
                     payload,
-                    packet,
+                    packets,
                     storage_reported,
                 });
             }
             // Acknowledged with the one that is on its way to the flash.
             Judged::Waiting => {
-                if let Some(pending) = &mut self.journal.pending {
-                    let before = std::mem::replace(&mut pending.packet, packet);
-                    self.out.push(Action::Ack(before));
+                if let Some(pending) = &mut self.journal.pending
+                    && pending.packets.len() < PACKETS_MAX
+                {
+                    pending.packets.push(packet);
                 }
             }
             Judged::Known => self.out.push(Action::Ack(packet)),

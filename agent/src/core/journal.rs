@@ -56,7 +56,8 @@ pub struct Pending {
     pub generation: u64,
     pub signed_at_s: u64,
     pub payload: Vec<u8>,
-    pub packet: Packet,
+    /// To be acknowledged once it is durable.
+    pub packets: Vec<Packet>,
     /// The controller was told that it could not be stored.
     pub storage_reported: bool,
 }
@@ -156,7 +157,7 @@ impl Core {
             journal.record.generation = pending.generation;
             journal.record.time_floor_s = journal.record.time_floor_s.max(pending.signed_at_s);
             journal.record.desired = pending.payload;
-            self.out.push(Action::Ack(pending.packet));
+            self.out.extend(pending.packets.into_iter().map(Action::Ack));
             self.desired_is_durable(now);
         }
     }

@@ -1,0 +1,7 @@
+//! The agent from outside: its core under a simulator and under scripted input, its session against a real broker.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod fleet;
+
+mod sim;
