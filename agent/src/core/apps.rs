@@ -263,13 +263,14 @@ impl Apps {
 impl Core {
     /// One step for each app that has none under way.
     pub(super) fn pursue_apps(&mut self, now: Now) {
-        self.apps
-            .list
-            .retain(|app| app.busy.is_some() || app.step != Step::Forget);
         for at in 0..self.apps.list.len() {
             self.soak(now, at);
             self.pursue_app(now, at);
         }
+        // At once: a desired state that comes later may want the same name again.
+        self.apps
+            .list
+            .retain(|app| app.busy.is_some() || app.step != Step::Forget);
         self.commit_good(now);
     }
 

@@ -122,6 +122,10 @@ impl Link {
         self.ready
     }
 
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
     /// Whether asking for blocks makes sense: answers would come.
     pub fn can_ask(&self) -> bool {
         self.ready && self.topic(Purpose::Block).subscribed

@@ -76,9 +76,9 @@ impl Core {
         });
     }
 
-    /// Answers while there is a connection; a controller that missed an answer sees the reported state.
+    /// Answers while there is a connection (a retained desired state comes before the birth); a controller that missed an answer sees the reported state.
     pub(super) fn reply(&mut self, to: ReplyTo, outcome: Outcome) {
-        if self.link.is_ready() {
+        if self.link.is_up() {
             let session = self.link.session();
             self.publish(Purpose::Reply, &Reply { session, to, outcome }, false);
         }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod core;
+mod device;
 mod fleet;
 
+mod broker;
 mod sim;

@@ -798,7 +798,7 @@ impl World {
             Purpose::Presence => drop(envelope::decode::<Presence>(payload).unwrap()),
             Purpose::Log => drop(envelope::decode::<LogChunk>(payload).unwrap()),
             Purpose::Desired | Purpose::Command | Purpose::Block => {
-                assert!(payload.is_empty(), "only to clear it")
+                assert!(payload.is_empty(), "only to clear it");
             }
         }
     }
