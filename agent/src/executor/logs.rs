@@ -5,10 +5,10 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::log_file::LogFile;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use punnet_logs::{KEPT_BYTES, LogFile};
 use punnet_protocol::{LOG_BYTES_MAX, Name};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
@@ -28,7 +28,9 @@ pub fn read(folder: &Path, from: LogFrom) -> Option<LogRead> {
     let end = log.end().ok()?;
     let offset = match from {
         LogFrom::Tail(bytes) => end.saturating_sub(bytes.into()),
-        LogFrom::At(offset) => offset.min(end),
+        // Its writer may have truncated it: then it begins anew.
+        LogFrom::At(offset) if offset > end => 0,
+        LogFrom::At(offset) => offset,
     };
     let mut data = vec![0; LOG_BYTES_MAX];
     let (offset, read) = log.read_from(offset, &mut data).ok()?;
@@ -104,6 +106,9 @@ impl Logs {
         self.streamed.retain(|streamed| streamed != app);
         if on {
             self.streamed.push(app.clone());
+            if let Some(log) = self.logs.get_mut(app) {
+                log.again_at = Some(Instant::now());
+            }
         }
     }
 
@@ -173,9 +178,16 @@ impl Logs {
     }
 }
 
-/// Where the log ends.
+/// Notes the time of what was written and drops what is beyond the bound; returns where the log ends.
 fn tend(folder: &Path) -> Option<u64> {
-    LogFile::open(folder).ok()?.end().ok()
+    let log = LogFile::open(folder).ok()?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    // What cannot be noted or trimmed now is at the next write.
+    drop(log.note_time(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)));
+    drop(log.trim(KEPT_BYTES));
+    log.end().ok()
 }
 
 async fn written(inotify: Option<&Queue>) {

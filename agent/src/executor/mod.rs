@@ -6,7 +6,6 @@ mod blobs;
 mod board;
 mod child;
 mod containers;
-mod log_file;
 mod logs;
 mod state;
 mod watch;

@@ -164,7 +164,7 @@ fn hear(heard: &mut Heard, purpose: Purpose, payload: &[u8]) -> Option<Vec<u8>> 
             })));
         }
         Purpose::Desired | Purpose::Command | Purpose::Block if payload.is_empty() => {
-            heard.cleared.push(purpose)
+            heard.cleared.push(purpose);
         }
         Purpose::Desired | Purpose::Command | Purpose::Block | Purpose::Log => {}
     }
