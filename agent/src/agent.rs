@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 use crate::core::{Action, Config, Core, Event, Level, Now};
 use crate::enrolment::Enrolment;
 use crate::executor::{Executor, Punnet, State, WaitedFor, level_name};
+use crate::notify::Notifier;
 use crate::session::Session;
 use crate::tls::TimeFloor;
 use crate::{AgentError, tls};
@@ -148,6 +149,9 @@ impl Agent {
             .iter()
             .for_each(|trouble| log(self.options.log_level, Level::Error, trouble));
         self.step(Event::Started(Box::new(disk)));
+        let notifier = Notifier::from_environment();
+        notifier.ready();
+        let mut alive_at = Instant::now();
         loop {
             let wake = self
                 .core
@@ -160,11 +164,16 @@ impl Agent {
                 events = self.executor.next() => events.into_iter().for_each(|event| self.step(event)),
                 () = until(wake) => self.step(Event::Tick),
                 () = pause(blink) => self.blink(),
+                () = until(notifier.alive_every.map(|every| (alive_at + every).into())) => {
+                    alive_at = Instant::now();
+                    notifier.alive();
+                }
                 _ = self.child.recv() => self.executor.reap(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
         }
+        notifier.stopping();
         self.step(Event::Goodbye);
         self.session.goodbye(GOODBYE).await;
         if self.options.stop_containers {

@@ -12,6 +12,7 @@ pub mod core;
 mod enrolment;
 mod error;
 mod executor;
+mod notify;
 pub mod session;
 mod tls;
 

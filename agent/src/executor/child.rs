@@ -58,6 +58,8 @@ impl Punnet {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        // Those are between systemd and the agent alone.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         let mut child = command
             .spawn()
             .map_err(|error| format!("cannot run {}: {error}", self.program.display()))?;

@@ -7,4 +7,5 @@ mod device;
 mod fleet;
 
 mod broker;
+mod end_to_end;
 mod sim;

@@ -21,6 +21,7 @@ struct Heard {
     reported: Option<Reported>,
     replies: Vec<Reply>,
     cleared: Vec<Purpose>,
+    log: String,
     bytes_asked: usize,
     ready: bool,
 }
@@ -82,6 +83,11 @@ impl Controller {
 
     pub fn bytes_asked(&self) -> u64 {
         self.heard.lock().unwrap().bytes_asked as u64
+    }
+
+    /// All output that was streamed.
+    pub fn heard_log(&self) -> String {
+        self.heard.lock().unwrap().log.clone()
     }
 
     /// Topics that the device said to be poisoned.
@@ -166,7 +172,11 @@ fn hear(heard: &mut Heard, purpose: Purpose, payload: &[u8]) -> Option<Vec<u8>> 
         Purpose::Desired | Purpose::Command | Purpose::Block if payload.is_empty() => {
             heard.cleared.push(purpose);
         }
-        Purpose::Desired | Purpose::Command | Purpose::Block | Purpose::Log => {}
+        Purpose::Log => {
+            let chunk: LogChunk = envelope::decode(payload).unwrap();
+            heard.log.push_str(&String::from_utf8_lossy(&chunk.data));
+        }
+        Purpose::Desired | Purpose::Command | Purpose::Block => {}
     }
     None
 }

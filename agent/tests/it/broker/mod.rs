@@ -10,8 +10,8 @@ use punnet_protocol::topics::Purpose;
 use punnet_protocol::*;
 
 use crate::fleet::{Fleet, app};
-use controller::Controller;
-use mosquitto::Mosquitto;
+pub use controller::Controller;
+pub use mosquitto::Mosquitto;
 use node::Node;
 
 /// Ten MiB, as in the field (thin-edge 3124): far beyond what is taken.
