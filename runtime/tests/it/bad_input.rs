@@ -1,0 +1,240 @@
+//! Wrong bundles: a clear error that names the cause, and nothing left behind.
+
+use crate::bundle::{Bundle, only_punnet};
+use punnet_spec::{Memory, Mount, Pids, Resources};
+use std::path::Path;
+
+/// Fails with these words and leaves neither a state directory (checked by `run`) nor a cgroup.
+fn refused(bundle: &Bundle, words: &[&str]) {
+    let answer = bundle.run();
+    assert_ne!(answer.code, 0, "{answer:?}");
+    for word in words {
+        assert!(answer.err.contains(word), "{word}: {answer:?}");
+    }
+    let cgroup = format!("/sys/fs/cgroup/unified/punnet/{}", bundle.id());
+    assert!(!Path::new(&cgroup).exists(), "a cgroup stayed");
+}
+
+#[test]
+fn a_missing_rootfs_or_bundle_is_named() {
+    let bundle = Bundle::sh("true");
+    std::fs::rename(bundle.rootfs(), bundle.dir.path().join("moved")).unwrap();
+    refused(&bundle, &["rootfs"]);
+    let answer = bundle.call(&["run", "--bundle", "/nonexistent", &bundle.id()]);
+    assert!(
+        answer.code != 0 && answer.err.contains("/nonexistent"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn an_error_inside_set_up_comes_with_its_cause() {
+    if only_punnet("an_error_inside_set_up_comes_with_its_cause") {
+        return;
+    }
+    let tmpfs = |option: &str| Mount {
+        destination: "/tmp".into(),
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        options: vec![option.into()],
+        ..Mount::default()
+    };
+    for (mount, words) in [
+        (tmpfs("size=banana"), ["tmpfs", "size"]),
+        (tmpfs("fancy"), ["tmpfs", "fancy"]),
+        (
+            Mount {
+                kind: "nofs".into(),
+                ..tmpfs("ro")
+            },
+            ["nofs", "No such device"],
+        ),
+        (
+            Mount {
+                kind: "bind".into(),
+                source: "/nonexistent/x".into(),
+                options: vec![],
+                ..tmpfs("")
+            },
+            ["/nonexistent/x", "No such file"],
+        ),
+    ] {
+        let mut bundle = Bundle::sh("true");
+        bundle.spec.mounts.push(mount);
+        refused(&bundle, &words);
+    }
+}
+
+#[test]
+fn unsupported_fields_are_refused_by_name_before_anything_is_made() {
+    if only_punnet("unsupported_fields_are_refused_by_name_before_anything_is_made") {
+        return;
+    }
+    type Change = fn(&mut Bundle);
+    let changes: [(Change, &str); 6] = [
+        (
+            |bundle| bundle.linux().intel_rdt = Some(serde_json::json!({})),
+            "linux.intelRdt",
+        ),
+        (
+            |bundle| bundle.linux().memory_policy = Some(serde_json::json!({})),
+            "linux.memoryPolicy",
+        ),
+        (
+            |bundle| bundle.process().apparmor_profile = "strict".into(),
+            "process.apparmorProfile",
+        ),
+        (
+            |bundle| bundle.process().selinux_label = "a:b:c".into(),
+            "process.selinuxLabel",
+        ),
+        (
+            |bundle| bundle.process().scheduler = Some(serde_json::json!({})),
+            "process.scheduler",
+        ),
+        (
+            |bundle| bundle.linux().cgroups_path = "a.slice:b:c".into(),
+            "linux.cgroupsPath",
+        ),
+    ];
+    for (change, field) in changes {
+        let mut bundle = Bundle::sh("true");
+        change(&mut bundle);
+        refused(&bundle, &[field]);
+        assert!(!bundle.state_root().exists(), "{field}: something was made");
+    }
+}
+
+#[test]
+fn limits_without_a_controller_are_refused_with_the_remedy() {
+    if only_punnet("limits_without_a_controller_are_refused_with_the_remedy") {
+        return;
+    }
+    let controllers =
+        std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    if controllers.contains("memory") {
+        println!("SKIPPED: this machine has the memory controller");
+        return;
+    }
+    let mut bundle = Bundle::sh("true");
+    bundle.linux().resources = Some(Resources {
+        memory: Some(Memory {
+            limit: Some(1 << 20),
+            ..Memory::default()
+        }),
+        ..Resources::default()
+    });
+    refused(&bundle, &["memory", "cgroup_enable=memory"]);
+    bundle.linux().resources = Some(Resources {
+        pids: Some(Pids { limit: Some(5) }),
+        ..Resources::default()
+    });
+    refused(&bundle, &["pids"]);
+}
+
+#[test]
+fn a_cgroup_with_processes_is_not_taken_over() {
+    if only_punnet("a_cgroup_with_processes_is_not_taken_over") {
+        return;
+    }
+    let first = Bundle::sh("sleep 100");
+    first.start();
+    let mut second = Bundle::sh("true");
+    second.linux().cgroups_path = format!("/punnet/{}", first.id());
+    let answer = second.run();
+    assert!(
+        answer.code != 0 && answer.err.contains("has processes"),
+        "{answer:?}"
+    );
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn garbage_in_config_json_is_an_error_and_never_a_crash() {
+    let good = {
+        let bundle = Bundle::sh("true");
+        String::from_utf8(bundle.spec.to_json().unwrap()).unwrap()
+    };
+    let huge = format!(
+        "{{\"ociVersion\":\"1.0.0\",\"mounts\":[{}]}}",
+        "{\"destination\":\"/x\"},".repeat(50_000).trim_end_matches(',')
+    );
+    let mut texts = vec![
+        String::new(),
+        "{}".into(),
+        "[]".into(),
+        "null".into(),
+        "{\"ociVersion\":3}".into(),
+        huge,
+        "[".repeat(10_000),
+    ];
+    // Each field's value replaced by one of another type.
+    for value in [
+        "null",
+        "-1",
+        "\"x\"",
+        "[[]]",
+        "{\"a\":{}}",
+        "1e400",
+        "18446744073709551616",
+    ] {
+        for (index, _) in good.match_indices(": ") {
+            let rest = &good[index + 2..];
+            let end = rest.find(",\n").unwrap_or(0);
+            if !rest.starts_with(['{', '[']) && end > 0 {
+                texts.push(format!("{}{value}{}", &good[..index + 2], &rest[end..]));
+            }
+        }
+    }
+    for cut in (0..good.len()).step_by(97) {
+        texts.push(good[..cut].to_owned());
+    }
+    let host = punnet_runtime::plan::HostFacts {
+        bundle: "/b".into(),
+        id: "x".into(),
+        ..Default::default()
+    };
+    let mut planned = 0;
+    for text in &texts {
+        // Pure, so that thousands are quick; the command line is tried on a few below.
+        if let Ok(spec) = punnet_spec::Spec::from_json(text.as_bytes()) {
+            planned += usize::from(punnet_runtime::plan::plan(&spec, &host).is_ok());
+        }
+    }
+    assert!(
+        planned < texts.len() / 2,
+        "{planned} of {} were taken",
+        texts.len()
+    );
+    let bundle = Bundle::sh("true");
+    for text in texts.iter().take(7) {
+        std::fs::write(bundle.dir.path().join("config.json"), text).unwrap();
+        let answer = bundle.call(&["run", &bundle.id()]);
+        assert!(
+            (1..=125).contains(&answer.code) && !answer.err.is_empty(),
+            "{answer:?}"
+        );
+        assert!(!answer.err.contains("panicked"), "{answer:?}");
+    }
+}
+
+#[test]
+fn wrong_ids_are_refused() {
+    let bundle = Bundle::sh("true");
+    bundle.write();
+    let long = "x".repeat(10 * 1024);
+    for id in ["../x", "a/b", "", "a b", &long] {
+        assert_ne!(bundle.call(&["create", id]).code, 0, "{id}");
+    }
+    assert!(!bundle.dir.path().join("x").exists());
+}
+
+#[test]
+fn systemd_cgroup_gets_a_clear_answer() {
+    if only_punnet("systemd_cgroup_gets_a_clear_answer") {
+        return;
+    }
+    let bundle = Bundle::sh("true");
+    let answer = bundle.call(&["--systemd-cgroup", "create", &bundle.id()]);
+    assert!(answer.code != 0 && answer.err.contains("cgroupfs"), "{answer:?}");
+}

@@ -1,0 +1,224 @@
+//! A bundle with a busybox root file system in a temporary directory, and the runtime run on it.
+
+use punnet_spec::{Capabilities, Spec};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+pub const APPLETS: &[&str] = &[
+    "sh", "cat", "ls", "id", "echo", "sleep", "mkdir", "readlink", "hostname", "grep", "touch", "true",
+    "false", "env", "pwd", "tty", "test", "mount", "ps", "wc", "unshare", "chroot", "kill", "stat", "ip",
+    "seq", "mknod", "umask", "head", "dd", "ifconfig", "stty",
+];
+
+/// Which runtime is tested.
+pub fn runtime() -> PathBuf {
+    match std::env::var("RUNTIME").as_deref() {
+        Ok("crun") => "crun".into(),
+        Ok("runc") => "runc".into(),
+        _ => env!("CARGO_BIN_EXE_punnet-oci").into(),
+    }
+}
+
+/// Says so and returns true when another runtime is tested: for behaviour that only ours promises.
+pub fn only_punnet(test: &str) -> bool {
+    let other = std::env::var("RUNTIME").is_ok_and(|name| name != "punnet");
+    if other {
+        println!("SKIPPED: {test}: RUNTIME is not punnet");
+    }
+    other
+}
+
+/// What a command answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        Self {
+            code: output
+                .status
+                .code()
+                .unwrap_or_else(|| 1000 + output.status.signal().unwrap()),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+pub struct Bundle {
+    pub dir: tempfile::TempDir,
+    pub spec: Spec,
+}
+
+impl Bundle {
+    /// A bundle whose process is a shell with this script.
+    pub fn sh(script: &str) -> Self {
+        Self::args(&["/bin/sh", "-c", script])
+    }
+
+    pub fn args(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let bin = dir.path().join("rootfs/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        for applet in APPLETS {
+            symlink("busybox", bin.join(applet)).unwrap();
+        }
+        let mut spec = Spec::default_for(None);
+        spec.oci_version = "1.0.2".to_owned();
+        let process = spec.process.as_mut().unwrap();
+        process.terminal = false;
+        process.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        process.capabilities = Some(Capabilities::of_root(&["CAP_KILL"]));
+        Self { dir, spec }
+    }
+
+    pub fn process(&mut self) -> &mut punnet_spec::Process {
+        self.spec.process.as_mut().unwrap()
+    }
+
+    pub fn linux(&mut self) -> &mut punnet_spec::Linux {
+        self.spec.linux.as_mut().unwrap()
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.dir.path().join("rootfs")
+    }
+
+    pub fn state_root(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn write(&self) {
+        std::fs::write(self.dir.path().join("config.json"), self.spec.to_json().unwrap()).unwrap();
+    }
+
+    /// The runtime with its state in the bundle's directory.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(runtime());
+        command
+            .arg("--root")
+            .arg(self.state_root())
+            .args(words)
+            .current_dir(self.dir.path());
+        command
+    }
+
+    /// Any verb, to its end. Its output goes to files: a container that stays must not keep us waiting for a pipe's end.
+    pub fn call(&self, words: &[&str]) -> Answer {
+        let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let status = self
+            .command(words)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(err.try_clone().unwrap())
+            .status()
+            .unwrap();
+        let text = |mut file: std::fs::File| {
+            use std::io::{Read, Seek};
+            file.rewind().unwrap();
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            bytes
+        };
+        Output {
+            status,
+            stdout: text(out),
+            stderr: text(err),
+        }
+        .into()
+    }
+
+    /// `run` of the bundle as it is now.
+    pub fn run(&self) -> Answer {
+        self.write();
+        let answer = self.call(&["run", &self.id()]);
+        assert!(
+            !self.state_root().join(self.id()).exists(),
+            "a state directory stayed: {answer:?}"
+        );
+        answer
+    }
+
+    /// Runs and expects success.
+    pub fn output(&self) -> String {
+        let answer = self.run();
+        assert_eq!(answer.code, 0, "{answer:?}");
+        answer.out
+    }
+
+    /// An id no other test uses: other runtimes share a cgroup tree.
+    pub fn id(&self) -> String {
+        let name = self.dir.path().file_name().unwrap().to_str().unwrap();
+        format!("it{}", name.replace('.', ""))
+    }
+
+    /// Status from the state document.
+    pub fn status(&self) -> String {
+        let answer = self.call(&["state", &self.id()]);
+        let state: serde_json::Value = serde_json::from_str(&answer.out).unwrap_or_default();
+        state["status"].as_str().unwrap_or("absent").to_owned()
+    }
+
+    pub fn pid(&self) -> i32 {
+        let answer = self.call(&["state", &self.id()]);
+        serde_json::from_str::<serde_json::Value>(&answer.out).unwrap()["pid"]
+            .as_i64()
+            .unwrap() as i32
+    }
+
+    /// Creates and starts, detached.
+    pub fn start(&self) {
+        self.write();
+        let answer = self.call(&["create", &self.id()]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        let answer = self.call(&["start", &self.id()]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+    }
+
+    pub fn wait_for(&self, status: &str) {
+        wait_until(status, || self.status() == status);
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.call(&["delete", "--force", &self.id()]);
+    }
+}
+
+/// Polls for up to 10 s.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("never: {what}");
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+pub fn bind(source: &Path, destination: &str, options: &[&str]) -> punnet_spec::Mount {
+    punnet_spec::Mount {
+        destination: destination.to_owned(),
+        kind: "bind".to_owned(),
+        source: source.to_str().unwrap().to_owned(),
+        options: std::iter::once(&"bind")
+            .chain(options)
+            .map(|&option| option.to_owned())
+            .collect(),
+        ..Default::default()
+    }
+}

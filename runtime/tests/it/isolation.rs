@@ -1,0 +1,251 @@
+//! Namespaces, mounts, masked and read-only paths, devices.
+
+use crate::bundle::{Bundle, bind, only_punnet};
+use punnet_spec::{Mount, Namespace};
+
+#[test]
+fn every_new_namespace_differs_from_the_hosts() {
+    let kinds = ["pid", "mnt", "uts", "ipc", "net", "cgroup"];
+    let bundle =
+        Bundle::sh("for kind in pid mnt uts ipc net cgroup user; do readlink /proc/self/ns/$kind; done");
+    let text = bundle.output();
+    let inside: Vec<&str> = text.lines().collect();
+    for (index, kind) in kinds.iter().enumerate() {
+        let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_ne!(inside[index], host.to_str().unwrap(), "{kind}");
+    }
+    let host = std::fs::read_link("/proc/self/ns/user").unwrap();
+    assert_eq!(inside[6], host.to_str().unwrap(), "user was not asked for");
+}
+
+#[test]
+fn a_namespace_by_path_is_joined() {
+    let first = Bundle::sh("sleep 100");
+    first.start();
+    let pid = first.pid();
+    let mut second = Bundle::sh("for kind in pid net ipc uts; do readlink /proc/self/ns/$kind; done");
+    second.spec.hostname.clear();
+    second.linux().namespaces = [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
+        .iter()
+        .map(|(kind, file)| Namespace {
+            kind: (*kind).into(),
+            path: format!("/proc/{pid}/ns/{file}"),
+        })
+        .chain([Namespace {
+            kind: "mount".into(),
+            path: String::new(),
+        }])
+        .collect();
+    let text = second.output();
+    for (line, kind) in text.lines().zip(["pid", "net", "ipc", "uts"]) {
+        let expected = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(line, expected.to_str().unwrap());
+    }
+    assert_eq!(text.lines().count(), 4);
+}
+
+#[test]
+fn a_user_namespace_maps_root_to_a_range() {
+    let mut bundle = Bundle::sh(
+        "id -u; cat /proc/self/uid_map; touch /dev/shm/x && stat -c %u /dev/shm/x; ls /dev/null /dev/full",
+    );
+    let map = |host_id| {
+        vec![punnet_spec::IdMapping {
+            container_id: 0,
+            host_id,
+            size: 1000,
+        }]
+    };
+    bundle.linux().uid_mappings = map(100_000);
+    bundle.linux().gid_mappings = map(200_000);
+    bundle.linux().namespaces.push(Namespace {
+        kind: "user".into(),
+        path: String::new(),
+    });
+    bundle.linux().resources = None;
+    // What the user of the namespace is to change must be theirs.
+    let owner = std::process::Command::new("chown")
+        .arg("-R")
+        .arg("100000:200000")
+        .arg(bundle.rootfs())
+        .status();
+    assert!(owner.unwrap().success());
+    let answer = bundle.run();
+    let words: Vec<&str> = answer.out.split_whitespace().collect();
+    assert_eq!(
+        words,
+        ["0", "0", "100000", "1000", "0", "/dev/full", "/dev/null"],
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn host_name_loopback_and_sysctl_are_the_namespaces_own() {
+    let mut bundle = Bundle::sh(
+        "hostname; cat /proc/sys/kernel/domainname; ifconfig lo | grep -c UP; cat /proc/sys/net/ipv4/ip_forward",
+    );
+    bundle.spec.hostname = "box".into();
+    bundle
+        .linux()
+        .sysctl
+        .insert("net.ipv4.ip_forward".into(), "1".into());
+    bundle
+        .linux()
+        .sysctl
+        .insert("kernel.domainname".into(), "fruit".into());
+    assert_eq!(bundle.output(), "box\nfruit\n1\n1\n");
+}
+
+#[test]
+fn pivot_root_hides_old_root() {
+    let canary = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    let path = canary.path().display();
+    let script = format!(
+        "ls /; test -e {path} && echo reached; cat /proc/self/mountinfo; cd ..; cd ..; test -e var/tmp && echo climbed"
+    );
+    let text = Bundle::sh(&script).run().out;
+    assert!(!text.contains("reached") && !text.contains("climbed"), "{text}");
+    let root: Vec<&str> = text.lines().take_while(|line| !line.contains(" / ")).collect();
+    assert_eq!(root, ["bin", "dev", "proc", "sys"], "{text}");
+    let mounts = text
+        .lines()
+        .filter(|line| line.contains(" - ") && line.split(' ').nth(4) == Some("/"))
+        .count();
+    assert_eq!(mounts, 1, "one mount on /: {text}");
+}
+
+#[test]
+fn masked_paths_are_empty_and_readonly_paths_cannot_be_written() {
+    let mut bundle = Bundle::sh(
+        "cat /proc/keys | wc -c; ls /sys/firmware | wc -l; ls /secret | wc -l; cat /file | wc -c
+         echo 1 > /proc/sys/kernel/printk; touch /sys/firmware/x; touch /kept/x; echo end",
+    );
+    std::fs::create_dir(bundle.rootfs().join("secret")).unwrap();
+    std::fs::write(bundle.rootfs().join("secret/key"), "key").unwrap();
+    std::fs::write(bundle.rootfs().join("file"), "content").unwrap();
+    std::fs::create_dir(bundle.rootfs().join("kept")).unwrap();
+    bundle.spec.root.as_mut().unwrap().readonly = false;
+    bundle
+        .linux()
+        .masked_paths
+        .extend(["/secret".into(), "/file".into(), "/not/there".into()]);
+    bundle.linux().readonly_paths.push("/kept".into());
+    let answer = bundle.run();
+    assert_eq!(answer.out, "0\n0\n0\n0\nend\n", "{answer:?}");
+    assert_eq!(
+        answer.err.matches("Read-only file system").count(),
+        3,
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn readonly_root_cannot_be_written_and_its_mounts_can() {
+    let script = "touch /x; touch /dev/shm/x && echo ok";
+    let mut bundle = Bundle::sh(script);
+    let answer = bundle.run();
+    assert!(
+        answer.err.contains("Read-only") && answer.out == "ok\n",
+        "{answer:?}"
+    );
+    bundle.spec.root.as_mut().unwrap().readonly = false;
+    assert_eq!(bundle.run().err, "");
+    assert!(bundle.rootfs().join("x").exists());
+}
+
+#[test]
+fn bind_mounts_carry_their_options() {
+    let mut bundle = Bundle::sh(
+        "touch /ro/x; cat /ro/file; cp /bin/busybox /noexec/b; /noexec/true; echo $?; cat /one; touch /rw/made",
+    );
+    let (ro, noexec, rw) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    std::fs::write(ro.path().join("file"), "content\n").unwrap();
+    std::fs::copy("/bin/busybox", noexec.path().join("true")).unwrap();
+    bundle.spec.mounts.extend([
+        bind(ro.path(), "/ro", &["ro"]),
+        bind(noexec.path(), "/noexec", &["noexec", "nosuid", "nodev"]),
+        bind(rw.path(), "/deep/inside/../../rw", &["rw"]),
+        bind(&ro.path().join("file"), "/one", &["ro", "rprivate"]),
+    ]);
+    let answer = bundle.run();
+    assert!(answer.err.contains("/ro/x: Read-only"), "{answer:?}");
+    assert!(answer.out.contains("content\n126\ncontent\n"), "{answer:?}");
+    assert!(rw.path().join("made").exists());
+}
+
+#[test]
+fn default_devices_work_and_others_are_made_as_asked() {
+    let mut bundle = Bundle::sh(
+        "echo x > /dev/null; head -c 3 /dev/zero | wc -c; stat -c '%F %a %u %t:%T' /dev/extra; readlink /dev/fd; mknod /dev/y c 1 3 || echo denied",
+    );
+    bundle.linux().devices.push(punnet_spec::Device {
+        path: "/dev/extra".into(),
+        kind: "c".into(),
+        major: 1,
+        minor: 5,
+        file_mode: Some(0o620),
+        uid: Some(7),
+        gid: None,
+    });
+    let text = bundle.output();
+    assert_eq!(
+        text,
+        "3\ncharacter special file 620 7 1:5\n/proc/self/fd\ndenied\n"
+    );
+}
+
+#[test]
+fn overlay_on_slash_is_the_root_and_leaves_nothing_on_the_host() {
+    if only_punnet("overlay_on_slash_is_the_root_and_leaves_nothing_on_the_host") {
+        return;
+    }
+    let mut bundle = Bundle::sh("echo new > /made; cat /lower; ls /");
+    // Longer than one fsconfig(2) string.
+    let long = bundle.dir.path().join("x".repeat(120)).join("y".repeat(120));
+    let (lower, upper, work) = (long.join("lower"), long.join("upper"), long.join("work"));
+    for dir in [&upper, &work] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::rename(bundle.rootfs(), &lower).unwrap();
+    std::fs::write(lower.join("lower"), "from below\n").unwrap();
+    let option = |name: &str, path: &std::path::Path| format!("{name}={}", path.display());
+    bundle.spec.root = None;
+    bundle.spec.mounts.insert(
+        0,
+        Mount {
+            destination: "/".into(),
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: vec![
+                option("lowerdir", &lower),
+                option("upperdir", &upper),
+                option("workdir", &work),
+            ],
+            ..Mount::default()
+        },
+    );
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let text = bundle.output();
+    assert!(text.starts_with("from below\n"), "{text}");
+    assert_eq!(std::fs::read_to_string(upper.join("made")).unwrap(), "new\n");
+    assert!(!lower.join("made").exists());
+    let after = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert_eq!(
+        before.lines().filter(|line| line.contains("overlay")).count(),
+        after.lines().filter(|line| line.contains("overlay")).count()
+    );
+}
+
+#[test]
+fn mounts_inside_do_not_reach_the_host() {
+    let shared = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::sh("mount -t tmpfs none /vol && touch /vol/inside; ls /vol");
+    bundle.process().capabilities = Some(punnet_spec::Capabilities::of_root(&["CAP_SYS_ADMIN"]));
+    bundle.spec.mounts.push(bind(shared.path(), "/vol", &[]));
+    assert_eq!(bundle.output(), "inside\n");
+    assert_eq!(std::fs::read_dir(shared.path()).unwrap().count(), 0);
+}

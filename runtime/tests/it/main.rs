@@ -1,0 +1,13 @@
+//! Real containers, made by the runtime named in RUNTIME (punnet, crun or runc; punnet when unset), so that the suite itself is checked
+//! against the references. Needs root, and busybox-static at /bin/busybox.
+
+#![allow(clippy::unwrap_used)] // A panic is a failed test.
+
+mod bad_input;
+mod bundle;
+mod escapes;
+mod isolation;
+mod life;
+mod process;
+mod rootless;
+mod terminal;
