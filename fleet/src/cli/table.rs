@@ -22,9 +22,11 @@ pub fn devices(devices: &[DeviceView], now_s: u64) -> String {
         vec![
             device.name.to_string(),
             if device.online { "online" } else { "offline" }.into(),
-            device
-                .seen_s
-                .map_or_else(|| "never".into(), |seen_s| age(now_s.saturating_sub(seen_s))),
+            match device.seen_s {
+                _ if device.online => "now".into(),
+                Some(seen_s) => age(now_s.saturating_sub(seen_s)),
+                None => "never".into(),
+            },
             device.platform.clone().unwrap_or_else(|| "-".into()),
             device.agent_version.clone().unwrap_or_else(|| "-".into()),
             format!("{}/{}", device.generation_reported, device.generation_wanted),
