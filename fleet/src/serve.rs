@@ -1,7 +1,7 @@
 //! `punnet-fleet serve`: starts the parts in order, says when it is ready, and ends in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::db::{self, Writer, devices, settings};
 use crate::desired::Signer;
 use crate::error::{Error, Result};
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
 use crate::key::FleetKey;
 use crate::log_streams::Streams;
 use crate::session::{BrokerOptions, Outbox, Session};
@@ -252,10 +252,14 @@ async fn start_embedded(
     let embedded = tokio::task::spawn_blocking(broker::start)
         .await
         .map_err(|_| Error::Ending)??;
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let own_door = listen(anywhere).await?;
+    let own_address = own_door.local_addr().map_err(network("listen on", anywhere))?;
+    tokio::spawn(gate::relay(own_door, embedded.address));
     let url = BrokerUrl {
         tls: false,
-        host: embedded.address.ip().to_string(),
-        port: embedded.address.port(),
+        host: own_address.ip().to_string(),
+        port: own_address.port(),
         login: Some(embedded.login.clone()),
     };
     let gate = Gate::new(fleet.clone(), db::open_reader(state)?, embedded, counters.clone());

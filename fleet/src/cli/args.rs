@@ -43,7 +43,7 @@ pub(super) enum Verb {
                             state directory. `punnet-fleet ping` tells whether it runs.\n\nAn external broker must let the \
                             controller publish and subscribe below punnet/FLEET, and each device below punnet/FLEET/DEVICE only. \
                             For Mosquitto (acl_file; the user name of a device is its name):\n  pattern readwrite punnet/FLEET/%u/#\n  \
-                            user CONTROLLER\n  topic readwrite punnet/FLEET/#"
+                            user CONTROLLER\n  topic readwrite punnet/FLEET/#\nand `set_tcp_nodelay true` in mosquitto.conf, or small packets wait 40 ms for each other."
     )]
     Serve(ServeArgs),
     /// Ask whether the controller runs and is connected to its broker
