@@ -16,8 +16,11 @@ mod reference;
 mod source;
 pub mod tar_stream;
 
+pub mod store;
+
 pub use digest::{Digest, HashingReader, HashingWriter};
 pub use error::{Error, Result};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use source::{Blob, NamedImage, Source};
+pub use store::{Image, ImportOptions, Store};

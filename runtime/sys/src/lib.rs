@@ -9,6 +9,7 @@ mod net;
 mod process;
 mod seccomp;
 mod tty;
+mod xattr;
 
 pub use caps::*;
 pub use mount::*;
@@ -16,6 +17,7 @@ pub use net::*;
 pub use process::*;
 pub use seccomp::*;
 pub use tty::*;
+pub use xattr::*;
 
 /// What every function here returns.
 pub type Result<T> = nix::Result<T>;

@@ -1,0 +1,563 @@
+//! Images on a disk that may lose power at any moment.
+//!
+//! ```text
+//! <store>/
+//!   version                    "punnet-store 1"
+//!   lock                       held shared by whoever adds, exclusively by whoever removes objects (flock(2): it dies with its holder)
+//!   objects/<2 hex>/<62 hex>   each regular file of any image once: SHA-256 of its metadata and content (object.rs)
+//!   images/<manifest hex>/     whole or not there: renamed into place after everything in it is on the disk
+//!     rootfs/                  all layers applied; its regular files are hard links to objects
+//!     manifest.json config.json
+//!     files                    digest, size and path of every regular file, for `verify`
+//!     summary.json             sizes, for `images`
+//!     layout/                  only for images built here: their blobs as an OCI layout, for export
+//!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has
+//!   staging/<name>/            being made or removed; <name>.lock beside it is held by who does
+//! ```
+//! A layer is read once, from the source through decompression and hashing into the tree; nothing is copied in between. The link count
+//! is the reference count: an object with one link is garbage. Staging without a living holder is removed by whoever opens the store.
+//!
+//! Ownership and device nodes: root stores the archive's uid and gid; an ordinary user owns all files. Device nodes are passed over: a
+//! container gets its devices from the runtime. Of extended attributes `user.*` are kept, and `security.capability` by root.
+
+mod object;
+mod staging;
+mod tree;
+mod unpack;
+mod verify;
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::syncfs;
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{ContainerConfig, Descriptor, ImageConfig, Manifest, Platform, to_json};
+use crate::{Digest, Error, Reference, Result, Source};
+use staging::Staging;
+use unpack::Unpacker;
+
+pub use verify::{Damage, Problem};
+
+const VERSION: &str = "punnet-store 1";
+
+/// Shortest abbreviation of a digest that is looked up: shorter ones are typing errors.
+const PREFIX_HEX_MIN: usize = 6;
+
+/// An opened store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// An image of the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Its names, in order.
+    pub references: Vec<Reference>,
+    /// What is on the disk of it.
+    pub summary: Summary,
+    folder: PathBuf,
+}
+
+/// Sizes of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Regular files.
+    pub files: u64,
+    /// Bytes in them, counting each path.
+    pub size_bytes: u64,
+}
+
+/// How to take an image in.
+pub struct ImportOptions<'a> {
+    /// Which image of the source; `None` when it has only one.
+    pub name: Option<&'a str>,
+    /// The platform to choose.
+    pub platform: Platform,
+    /// The name it gets here.
+    pub reference: Option<Reference>,
+    /// The manifest's digest that it must have.
+    pub expect: Option<Digest>,
+    /// Keep the blobs, for export with the same digests.
+    pub keep_blobs: bool,
+    /// Told how far it is, at most once a layer and 1 MiB.
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// From 0.
+    pub layer: usize,
+    /// Of how many.
+    pub layers: usize,
+    /// Bytes of all layers as transferred that have been read.
+    pub done_bytes: u64,
+    /// Of how many.
+    pub total_bytes: u64,
+}
+
+/// What [`Store::prune`] has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Images without a name.
+    pub images: u64,
+    /// Files that no image needed any more.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Opens the store, making it when there is none, and removes what interrupted work has left.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self { root: root.into() };
+        for folder in ["objects", "images", "refs", "staging"] {
+            let path = store.root.join(folder);
+            fs::create_dir_all(&path).map_err(Error::at("create", &path))?;
+        }
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&store.root, private).map_err(Error::at("protect", &store.root))?;
+        let version = store.root.join("version");
+        match fs::read_to_string(&version) {
+            Ok(found) if found.trim_end() == VERSION => {}
+            Ok(found) => {
+                return Err(Error::StoreFormat {
+                    path: store.root,
+                    found: found.trim_end().into(),
+                    expected: VERSION,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_durably(&version, format!("{VERSION}\n").as_bytes())?;
+            }
+            Err(error) => return Err(Error::io("read", &version, error)),
+        }
+        staging::remove_abandoned(&store.root.join("staging"))?;
+        Ok(store)
+    }
+
+    /// Takes an image in: chosen by platform, every digest checked, whole or not at all.
+    pub fn import(&self, source: &Source, options: &mut ImportOptions<'_>) -> Result<Image> {
+        let descriptor = source.select(options.name, &options.platform)?;
+        if let Some(expected) = options.expect.filter(|expected| *expected != descriptor.digest) {
+            return Err(Error::Mismatch {
+                what: "the image's manifest".into(),
+                expected,
+                actual: descriptor.digest,
+            });
+        }
+        let _lock = self.lock(FlockArg::LockShared)?;
+        if !self.folder(&descriptor.digest).is_dir() {
+            self.unpack(source, &descriptor, options)?;
+        }
+        if let Some(reference) = &options.reference {
+            self.write_reference(reference, &descriptor.digest)?;
+        }
+        self.load(&descriptor.digest)
+    }
+
+    /// Unpacks into staging, makes it durable, and only then gives it its place.
+    fn unpack(
+        &self,
+        source: &Source,
+        descriptor: &Descriptor,
+        options: &mut ImportOptions<'_>,
+    ) -> Result<()> {
+        let manifest_json = source.document(descriptor)?;
+        let (manifest, config) = source.read_manifest(descriptor)?;
+        self.check_space(manifest.layer_bytes())?;
+        let staging = Staging::make(&self.root.join("staging"))?;
+        let mut unpacker = Unpacker::new(staging.path(), &self.root.join("objects"))?;
+        let (layers, total_bytes) = (manifest.layers.len(), manifest.layer_bytes());
+        let mut done_bytes = 0;
+        for (layer, (blob, diff_id)) in manifest.layers.iter().zip(&config.rootfs.diff_ids).enumerate() {
+            let refused = |source: Error| Error::Layer {
+                digest: blob.digest,
+                source: Box::new(source),
+            };
+            let mut progress = |bytes| {
+                (options.progress)(Progress {
+                    layer,
+                    layers,
+                    done_bytes: done_bytes + bytes,
+                    total_bytes,
+                });
+            };
+            unpacker
+                .layer(source.blob_of(blob)?, blob, diff_id, &mut progress)
+                .map_err(refused)?;
+            done_bytes += blob.size;
+        }
+        let summary = unpacker.finish(&staging.path().join("files"))?;
+        let write = |name: &str, bytes: &[u8]| {
+            let path = staging.path().join(name);
+            fs::write(&path, bytes).map_err(Error::at("write", &path))
+        };
+        write("manifest.json", &manifest_json)?;
+        write("config.json", &source.document(&manifest.config)?)?;
+        write("summary.json", &to_json(&summary))?;
+        if options.keep_blobs {
+            keep_blobs(source, descriptor, &manifest, &staging.path().join("layout"))?;
+        }
+        self.publish(staging, &descriptor.digest)
+    }
+
+    /// The order is the point: data, then name.
+    fn publish(&self, staging: Staging, digest: &Digest) -> Result<()> {
+        // 1. Everything this file system has of the image, objects included, is on the disk.
+        let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
+        syncfs(&root).map_err(Error::at("sync", &self.root))?;
+        // 2. It gets its name. Somebody else may have been faster with the same content.
+        let place = self.folder(digest);
+        match fs::rename(staging.path(), &place) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOTEMPTY) => {}
+            other => other.map_err(Error::at("publish", &place))?,
+        }
+        // 3. The name is on the disk before anything refers to it.
+        sync_folder(&self.root.join("images"))
+    }
+
+    /// An image by reference, digest, or the first hex digits of its digest.
+    pub fn get(&self, name: &str) -> Result<Image> {
+        if let Ok(digest) = name.parse::<Digest>() {
+            return self.load(&digest);
+        }
+        let is_prefix =
+            name.len() >= PREFIX_HEX_MIN && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let reference: Reference = name.parse()?;
+        if let Some(digest) = reference.digest() {
+            return self.load(&digest);
+        }
+        match self.read_reference(&reference)? {
+            Some(digest) => self.load(&digest),
+            None if is_prefix => self.by_prefix(name),
+            None => Err(self.not_found(name)),
+        }
+    }
+
+    fn by_prefix(&self, prefix: &str) -> Result<Image> {
+        let mut fits = self.digests()?;
+        fits.retain(|digest| digest.hex().starts_with(prefix));
+        match fits.as_slice() {
+            [digest] => self.load(digest),
+            [] => Err(self.not_found(prefix)),
+            several => {
+                let candidates = several
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                Err(Error::Ambiguous {
+                    name: prefix.into(),
+                    candidates,
+                })
+            }
+        }
+    }
+
+    /// All images, in order of their names; those without one last.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let mut images = self
+            .digests()?
+            .iter()
+            .map(|digest| self.load(digest))
+            .collect::<Result<Vec<_>>>()?;
+        images.sort_by(|a, b| {
+            (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references))
+        });
+        Ok(images)
+    }
+
+    /// Gives an image one more name, which another image may lose by that.
+    pub fn tag(&self, image: &Image, reference: &Reference) -> Result<()> {
+        self.write_reference(reference, &image.manifest)
+    }
+
+    /// Removes a name, and the image with its last name. Returns the image when it is gone.
+    pub fn remove(&self, name: &str) -> Result<Option<Digest>> {
+        let image = self.get(name)?;
+        let by_name = name
+            .parse::<Reference>()
+            .ok()
+            .filter(|reference| image.references.contains(reference));
+        match by_name {
+            Some(reference) => {
+                let path = self.reference_path(&reference);
+                fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+                sync_folder(&self.root.join("refs"))?;
+                if image.references.len() > 1 {
+                    return Ok(None);
+                }
+            }
+            None if image.references.len() > 1 => {
+                let candidates = image
+                    .references
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(Error::Ambiguous {
+                    name: name.into(),
+                    candidates,
+                });
+            }
+            None => {
+                for reference in &image.references {
+                    let path = self.reference_path(reference);
+                    fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+                }
+            }
+        }
+        self.remove_image(&image.manifest)?;
+        // Only with nobody adding: an object with one link may be on its way into a new image.
+        if let Ok(_lock) = self.lock(FlockArg::LockExclusiveNonblock) {
+            self.remove_garbage()?;
+        }
+        Ok(Some(image.manifest))
+    }
+
+    /// Removes images without a name that nobody says are in use, and files that no image has.
+    pub fn prune(&self, in_use: impl Fn(&Digest) -> bool) -> Result<Pruned> {
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        let mut images = 0;
+        for image in self
+            .list()?
+            .iter()
+            .filter(|image| image.references.is_empty() && !in_use(&image.manifest))
+        {
+            self.remove_image(&image.manifest)?;
+            images += 1;
+        }
+        Ok(Pruned {
+            images,
+            ..self.remove_garbage()?
+        })
+    }
+
+    /// Reads every file of an image and returns what is not as it was stored.
+    pub fn verify(&self, image: &Image) -> Result<Vec<Problem>> {
+        verify::verify(&image.folder)
+    }
+
+    /// Takes the image out of sight at once; its files follow, after a power cut when the store is opened next.
+    fn remove_image(&self, digest: &Digest) -> Result<()> {
+        let staging = Staging::make(&self.root.join("staging"))?;
+        let place = self.folder(digest);
+        fs::rename(&place, staging.path().join("removed")).map_err(Error::at("remove", &place))?;
+        sync_folder(&self.root.join("images"))?;
+        staging.remove()
+    }
+
+    fn remove_garbage(&self) -> Result<Pruned> {
+        use std::os::unix::fs::MetadataExt;
+        let mut pruned = Pruned::default();
+        for fan in entries(&self.root.join("objects"))? {
+            for object in entries(&fan)? {
+                let metadata = fs::symlink_metadata(&object).map_err(Error::at("look at", &object))?;
+                if metadata.nlink() == 1 {
+                    fs::remove_file(&object).map_err(Error::at("remove", &object))?;
+                    pruned.objects += 1;
+                    pruned.bytes += metadata.len();
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Image> {
+        let folder = self.folder(digest);
+        if !folder.is_dir() {
+            return Err(self.not_found(&digest.to_string()));
+        }
+        let summary = folder.join("summary.json");
+        let bytes = fs::read(&summary).map_err(Error::at("read", &summary))?;
+        let summary = crate::oci::parse("summary.json", &bytes)?;
+        let mut references = Vec::new();
+        for path in entries(&self.root.join("refs"))? {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let Ok(reference) = name.replace('+', "/").parse::<Reference>() else {
+                continue;
+            };
+            if self.read_reference(&reference)? == Some(*digest) {
+                references.push(reference);
+            }
+        }
+        references.sort();
+        Ok(Image {
+            manifest: *digest,
+            references,
+            summary,
+            folder,
+        })
+    }
+
+    fn digests(&self) -> Result<Vec<Digest>> {
+        let folders = entries(&self.root.join("images"))?;
+        let name = |path: &PathBuf| Digest::from_hex(path.file_name()?.to_str()?);
+        Ok(folders.iter().filter_map(name).collect())
+    }
+
+    fn folder(&self, digest: &Digest) -> PathBuf {
+        self.root.join("images").join(digest.hex())
+    }
+
+    fn reference_path(&self, reference: &Reference) -> PathBuf {
+        self.root
+            .join("refs")
+            .join(reference.to_string().replace('/', "+"))
+    }
+
+    /// A reference whose image is gone names nothing.
+    fn read_reference(&self, reference: &Reference) -> Result<Option<Digest>> {
+        let path = self.reference_path(reference);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+            Ok(text) => Ok(text
+                .trim_end()
+                .parse()
+                .ok()
+                .filter(|digest| self.folder(digest).is_dir())),
+        }
+    }
+
+    fn write_reference(&self, reference: &Reference, digest: &Digest) -> Result<()> {
+        write_durably(&self.reference_path(reference), format!("{digest}\n").as_bytes())
+    }
+
+    /// Compressed layers never unpack to less: what does not even fit as transferred is refused before it is read.
+    fn check_space(&self, bytes: u64) -> Result<()> {
+        let stat = nix::sys::statvfs::statvfs(&self.root).map_err(Error::at("look at", &self.root))?;
+        #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit boards")]
+        let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+        if free < bytes {
+            return Err(Error::Full {
+                operation: "unpack the image into",
+                path: self.root.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn lock(&self, how: FlockArg) -> Result<Flock<File>> {
+        let path = self.root.join("lock");
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::at("open", &path))?;
+        Flock::lock(file, how).map_err(|(_, errno)| Error::io("lock", &path, errno))
+    }
+
+    fn not_found(&self, name: &str) -> Error {
+        Error::NotFound {
+            name: name.into(),
+            place: self.root.clone(),
+        }
+    }
+}
+
+impl Image {
+    /// Its unpacked tree: read only, since files are shared between images.
+    pub fn rootfs(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+
+    /// The image configuration.
+    pub fn config(&self) -> Result<ImageConfig> {
+        ImageConfig::from_json(&self.read("config.json")?)
+    }
+
+    /// The manifest.
+    pub fn manifest_document(&self) -> Result<Manifest> {
+        Manifest::from_json(&self.read("manifest.json")?)
+    }
+
+    /// The blobs as an OCI layout, when the image was built here.
+    pub fn layout(&self) -> Option<PathBuf> {
+        Some(self.folder.join("layout")).filter(|path| path.is_dir())
+    }
+
+    /// What a container of it is started with.
+    pub fn container_config(&self) -> Result<ContainerConfig> {
+        Ok(self.config()?.config)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.folder.join(name);
+        fs::read(&path).map_err(Error::at("read", &path))
+    }
+}
+
+/// Copies an image's blobs into a layout of their own.
+fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, layout: &Path) -> Result<()> {
+    let folder = layout.join("blobs/sha256");
+    fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;
+    for blob in std::iter::once(descriptor)
+        .chain([&manifest.config])
+        .chain(&manifest.layers)
+    {
+        let path = folder.join(blob.digest.hex());
+        let mut file = File::create(&path).map_err(Error::at("create", &path))?;
+        io::copy(&mut source.blob_of(blob)?, &mut file).map_err(Error::at("write", &path))?;
+    }
+    let index = crate::oci::Index::of(vec![descriptor.clone()]);
+    for (name, bytes) in [
+        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        ("index.json", to_json(&index)),
+    ] {
+        let path = layout.join(name);
+        fs::write(&path, bytes).map_err(Error::at("write", &path))?;
+    }
+    Ok(())
+}
+
+/// The paths in a folder, in order.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::at("list", folder))? {
+        paths.push(entry.map_err(Error::at("list", folder))?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// A temporary file under a name no reference has, synced, renamed, and the folder synced: whole or not there.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let temporary = folder.join(format!(".new-{}", std::process::id()));
+    let mut file = File::create(&temporary).map_err(Error::at("create", &temporary))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = written
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(Error::at("write", path));
+    if written.is_err() {
+        // Nothing half-done stays; the first error is the one to tell.
+        drop(fs::remove_file(&temporary));
+    }
+    written.and_then(|()| sync_folder(folder))
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::at("sync", path))
+}
+
+/// Reads to the end of a stream that should have ended, within a bound.
+fn drain(reader: &mut impl Read, bytes_max: u64) -> io::Result<u64> {
+    io::copy(&mut reader.take(bytes_max), &mut io::sink())
+}

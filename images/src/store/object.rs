@@ -1,0 +1,157 @@
+//! The identity of a stored file: what it is and what is in it.
+//!
+//! An object's name is SHA-256 over, in this order: `punnet-object-1` and a NUL byte; mode, uid, gid as little-endian u32; modification time as
+//! i64 seconds and u32 nanoseconds; for each extended attribute in order of name the lengths (u32) of name and value and both; a u32 of
+//! all ones; the size as u64; the content. So two images share a file only when nobody can tell the two apart.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::stat::{Mode, fchmod, futimens};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, geteuid};
+use sha2::{Digest as _, Sha256};
+
+use crate::tar_stream::{Entry, EntryKind};
+
+/// Bytes of one attribute's value and of the list of names: the kernel's own limits (xattr(7)).
+const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// What a file is, beside its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime_seconds: i64,
+    mtime_nanoseconds: u32,
+    /// In order of name.
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Metadata {
+    /// As the archive has it, less what is not kept here (see [`super`]).
+    pub fn of_entry(entry: &Entry) -> Self {
+        let root = geteuid().is_root();
+        let mut xattrs: Vec<_> = entry
+            .xattrs
+            .iter()
+            .filter(|(name, _)| is_kept(name, root))
+            .cloned()
+            .collect();
+        xattrs.sort();
+        xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
+        let owner = |id| if root { id } else { 0 };
+        // An ordinary user must be able to read what it verifies and to enter what it removes.
+        let readable = match (root, entry.kind) {
+            (true, _) => 0,
+            (false, EntryKind::Directory) => 0o700,
+            (false, _) => 0o400,
+        };
+        Self {
+            mode: entry.mode & 0o7777 | readable,
+            uid: owner(entry.uid),
+            gid: owner(entry.gid),
+            mtime_seconds: entry.mtime_seconds,
+            mtime_nanoseconds: entry.mtime_nanoseconds,
+            xattrs,
+        }
+    }
+
+    /// As a stored file has it.
+    pub fn of_file(file: &File) -> std::io::Result<Self> {
+        let root = geteuid().is_root();
+        let metadata = file.metadata()?;
+        let owner = |id| if root { id } else { 0 };
+        Ok(Self {
+            mode: metadata.mode() & 0o7777,
+            uid: owner(metadata.uid()),
+            gid: owner(metadata.gid()),
+            mtime_seconds: metadata.mtime(),
+            mtime_nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+            xattrs: read_xattrs(file.as_fd(), root)?,
+        })
+    }
+
+    /// Gives a file this metadata. Owner first: a change of owner clears set-id bits and capabilities (chown(2)).
+    pub fn apply(&self, file: BorrowedFd<'_>) -> nix::Result<()> {
+        if geteuid().is_root() {
+            fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        }
+        fchmod(file, Mode::from_bits_truncate(self.mode))?;
+        for (name, value) in &self.xattrs {
+            let name = CString::new(name.as_slice()).map_err(|_| nix::errno::Errno::EINVAL)?;
+            punnet_sys::fsetxattr(file, &name, value)?;
+        }
+        let mtime = self.mtime();
+        futimens(file, &mtime, &mtime)
+    }
+
+    /// The modification time.
+    pub fn mtime(&self) -> TimeSpec {
+        // Seconds beyond 32 bits are cut on boards whose time_t has no more.
+        TimeSpec::new(self.mtime_seconds as _, self.mtime_nanoseconds as _)
+    }
+
+    /// Permission bits.
+    pub fn mode(&self) -> Mode {
+        Mode::from_bits_truncate(self.mode)
+    }
+
+    /// Owner and group.
+    pub fn owner(&self) -> (Uid, Gid) {
+        (Uid::from_raw(self.uid), Gid::from_raw(self.gid))
+    }
+
+    /// A hasher that has taken in the metadata and waits for the content.
+    pub fn hasher(&self, size: u64) -> Sha256 {
+        let mut hasher = Sha256::new();
+        hasher.update(b"punnet-object-1\0");
+        for number in [self.mode, self.uid, self.gid] {
+            hasher.update(number.to_le_bytes());
+        }
+        hasher.update(self.mtime_seconds.to_le_bytes());
+        hasher.update(self.mtime_nanoseconds.to_le_bytes());
+        for (name, value) in &self.xattrs {
+            for part in [name, value] {
+                hasher.update(u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+            }
+            hasher.update(name);
+            hasher.update(value);
+        }
+        hasher.update(u32::MAX.to_le_bytes());
+        hasher.update(size.to_le_bytes());
+        hasher
+    }
+}
+
+/// Attributes of overlayfs would let an image redirect lookups of its own mount; what is not `user.*` needs root.
+fn is_kept(name: &[u8], root: bool) -> bool {
+    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || (root && name == b"security.capability")
+}
+
+fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let names_bytes = match punnet_sys::flistxattr(file, &mut []) {
+        // A file system without attributes has none.
+        Ok(0) | Err(nix::errno::Errno::EOPNOTSUPP) => return Ok(Vec::new()),
+        other => other?.min(XATTR_BYTES_MAX),
+    };
+    let mut names = vec![0; names_bytes];
+    let read = punnet_sys::flistxattr(file, &mut names)?;
+    let mut xattrs = Vec::new();
+    for name in names[..read]
+        .split(|&b| b == 0)
+        .filter(|name| is_kept(name, root))
+    {
+        let c_name = CString::new(name)?;
+        let mut value = vec![0; punnet_sys::fgetxattr(file, &c_name, &mut [])?.min(XATTR_BYTES_MAX)];
+        let read = punnet_sys::fgetxattr(file, &c_name, &mut value)?;
+        value.truncate(read);
+        xattrs.push((name.to_vec(), value));
+    }
+    xattrs.sort();
+    Ok(xattrs)
+}
