@@ -46,6 +46,23 @@ const NAMESPACES: u64 = CLONE_NEWTIME
     )
     .bits() as u32 as u64;
 
+/// struct clone_args of linux/sched.h, which the libc crate lacks for 32-bit arm.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct RawCloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
 /// Makes a process as fork(2) does, in new namespaces and in a cgroup. EDEADLK when the caller has threads: the child would hold
 /// their locks. EINVAL for flags that are not namespaces. clone3(2)
 pub fn clone3(args: CloneArgs<'_>) -> Result<Forked> {
@@ -57,10 +74,11 @@ pub fn clone3(args: CloneArgs<'_>) -> Result<Forked> {
         return Err(Errno::EDEADLK);
     }
     let mut pidfd: RawFd = -1;
-    // SAFETY: all fields of this plain C struct may be zero.
-    let mut raw: libc::clone_args = unsafe { std::mem::zeroed() };
-    raw.flags = args.namespaces;
-    raw.exit_signal = if args.sibling { 0 } else { libc::SIGCHLD as u64 };
+    let mut raw = RawCloneArgs {
+        flags: args.namespaces,
+        exit_signal: if args.sibling { 0 } else { libc::SIGCHLD as u64 },
+        ..RawCloneArgs::default()
+    };
     if args.sibling {
         raw.flags |= libc::CLONE_PARENT as u64;
     } else {
@@ -73,7 +91,7 @@ pub fn clone3(args: CloneArgs<'_>) -> Result<Forked> {
     }
     // SAFETY: no memory is shared (no CLONE_VM, no stack): the child runs on its own copy, as after fork(2), and we have no threads
     // whose locks it could miss. `raw` and `pidfd` live through the call.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<libc::clone_args>()) })?;
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<RawCloneArgs>()) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -186,13 +204,11 @@ pub const RLIMITS: [(&str, u32); 16] = [
 
 /// Sets a resource limit of another process (of the caller for 0). prlimit(2)
 pub fn prlimit(pid: Pid, resource: i32, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit64 {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
-    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // struct rlimit64: the soft limit, then the hard one.
+    let limit: [u64; 2] = [soft, hard];
+    let old = std::ptr::null_mut::<[u64; 2]>();
     // SAFETY: the new limit lives through the call, the old one is not asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &raw const limit, old) })?;
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, limit.as_ptr(), old) })?;
     Ok(())
 }
 
