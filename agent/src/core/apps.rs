@@ -16,6 +16,8 @@ const RESTART_MOST_MS: u64 = 300_000;
 const STEADY_MS: u64 = 60_000;
 /// Pause before a container that could not be stopped, removed or looked at is tried again.
 const HOLD_MS: u64 = 2_000;
+/// Reported when nobody saw how a process ended.
+pub const UNKNOWN_CODE: i32 = -1;
 /// For a container whose app is no longer known; Docker's default.
 const STOP_TIMEOUT_MS: u32 = 10_000;
 /// Container jobs at the same time: each is a process of our own binary, and a small board has one to four cores.
@@ -280,6 +282,9 @@ impl Core {
         if app.busy.is_some() {
             return;
         }
+        if let Some(seen) = &mut app.container {
+            recall_end(seen, &self.journal.record.ended);
+        }
         let before = (app.step, app.aim, app.fetch);
         (app.aim, app.fetch) = app.choose_aim(&self.fetcher);
         let spec = app.target().map(|target| target.spec);
@@ -311,6 +316,21 @@ impl Core {
         {
             app.busy = Some(busy);
             touched = true;
+            let (starts, of) = (
+                busy == Busy::Starting,
+                app.container.as_ref().and_then(|seen| seen.spec),
+            );
+            if starts
+                && self
+                    .journal
+                    .record
+                    .ended
+                    .iter()
+                    .any(|(spec, _)| Some(*spec) == of)
+            {
+                self.journal.record.ended.retain(|(spec, _)| Some(*spec) != of);
+                self.journal.dirty = true;
+            }
             self.job(job);
         }
         if touched {
@@ -407,6 +427,7 @@ impl Core {
         if ran_ms >= STEADY_MS {
             app.trial.failures = 0;
         }
+        let spec = app.container.as_ref().and_then(|seen| seen.spec);
         let soaked = app.soaked;
         let stays = app
             .target()
@@ -420,6 +441,13 @@ impl Core {
             },
         );
         self.log(Level::Info, format!("{name}: {text} after {ran_ms} ms"));
+        if stays && let Some(spec) = spec {
+            self.journal
+                .record
+                .ended
+                .push((spec, code.unwrap_or(UNKNOWN_CODE)));
+            self.journal.dirty = true;
+        }
         if !as_wanted || soaked {
             return;
         }
@@ -488,6 +516,17 @@ impl Core {
         let generation = self.journal.generation();
         self.log(Level::Info, format!("generation {generation} has run well"));
         self.reporter.touch(now);
+    }
+}
+
+/// After a reboot a container that has ended looks like one that was never started, and nobody knows its code any more.
+fn recall_end(seen: &mut Seen, ended: &[(Digest, i32)]) {
+    if seen.status != Status::Running
+        && seen.exit_code.is_none()
+        && let Some((_, code)) = ended.iter().find(|(spec, _)| Some(*spec) == seen.spec)
+    {
+        seen.status = Status::Stopped;
+        seen.exit_code = Some(*code);
     }
 }
 

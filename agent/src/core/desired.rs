@@ -170,6 +170,7 @@ impl Core {
         let still = |spec: &punnet_protocol::Digest| wanted.iter().any(|app| app.spec == *spec);
         self.journal.record.soaked.retain(still);
         self.journal.record.refused.retain(still);
+        self.journal.record.ended.retain(|(spec, _)| still(spec));
         self.act_on(now, wanted);
     }
 

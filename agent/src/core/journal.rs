@@ -48,6 +48,8 @@ pub struct Record {
     pub soaked: Vec<Digest>,
     /// Specs that failed and are not tried again, of those in `desired`.
     pub refused: Vec<Digest>,
+    /// Specs whose process ended for good by its restart policy, and its code: a reboot must not run it again.
+    pub ended: Vec<(Digest, i32)>,
 }
 
 /// A desired state that was found good and is not yet durable.

@@ -3,7 +3,7 @@
 use punnet_protocol::topics::Purpose;
 use punnet_protocol::{AppReport, AppState, Digest, Reported, clipped};
 
-use super::apps::{Aim, App, Busy};
+use super::apps::{Aim, App, Busy, UNKNOWN_CODE};
 use super::fetch::{Fetcher, Progress};
 use super::plan::Step;
 use super::wanted::Wanted;
@@ -142,7 +142,7 @@ fn state<'a>(app: &'a App, fetcher: &'a Fetcher) -> (AppState, &'a str) {
         },
         (None, Step::Ended) => (
             AppState::Exited {
-                code: code.unwrap_or(-1),
+                code: code.unwrap_or(UNKNOWN_CODE),
             },
             detail,
         ),

@@ -42,7 +42,8 @@ impl Device {
     /// As after a power cut.
     pub fn cut_power(&mut self) {
         for seen in self.containers.values_mut() {
-            (seen.status, seen.pid, seen.exit_code) = (Status::Stopped, 0, None);
+            // What says that it was ever started is on the run root, in RAM.
+            (seen.status, seen.pid, seen.exit_code) = (Status::Created, 0, None);
         }
     }
 

@@ -296,6 +296,7 @@ fn what_somebody_wrote_to_the_flash_is_not_run() {
         Vec::<u8>::new(),
         Vec::<Digest>::new(),
         Vec::<Digest>::new(),
+        Vec::<(Digest, i32)>::new(),
     );
     let body = postcard::to_allocvec(&record).unwrap();
     let mut file = b"PNJ1".to_vec();

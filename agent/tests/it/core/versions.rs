@@ -179,6 +179,33 @@ fn a_process_that_ends_well_stays_ended_when_policy_says_so() {
 }
 
 #[test]
+fn a_job_that_is_done_is_not_run_again_after_a_power_cut_unless_asked() {
+    let mut bench = Bench::connected();
+    let image = bench.fleet.image(1, &[10]);
+    let mut job = app("job", &image, 1);
+    job.restart = RestartPolicy::OnFailure;
+    bench.desire(1, &[job]);
+    bench.pass(100);
+    bench.exits("job", 0);
+    bench.pass(1000);
+    bench.device.cut_power();
+    bench.device.jobs.clear();
+    bench.restart();
+    bench.connect();
+    let session = bench.session();
+    assert_eq!(bench.report().apps[0].state, AppState::Exited { code: 0 });
+    assert!(bench.device.jobs.is_empty(), "{:?}", bench.device.jobs);
+    let again = bench
+        .fleet
+        .command(session, 1, CommandAction::Restart { app: name("job") });
+    bench.message(Purpose::Command, again);
+    assert!(bench.device.pid("job") > 0);
+    bench.device.cut_power();
+    bench.restart();
+    assert!(bench.device.pid("job") > 0, "it had not ended this time");
+}
+
+#[test]
 fn a_container_the_agent_did_not_make_in_this_life_is_not_started_twice() {
     let (mut bench, old) = running();
     let pid = bench.device.pid("web");

@@ -591,9 +591,7 @@ impl World {
         }
         if power {
             for container in self.containers.values_mut() {
-                if container.seen.status == Status::Running {
-                    container.seen.status = Status::Stopped;
-                }
+                container.seen.status = Status::Created;
                 container.seen.exit_code = None;
                 container.seen.pid = 0;
             }
