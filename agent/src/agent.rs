@@ -18,6 +18,8 @@ use crate::session::Session;
 use crate::tls::TimeFloor;
 use crate::{AgentError, tls};
 
+/// getaddrinfo(3) of musl and of glibc needs some tens of kilobytes.
+const RESOLVER_STACK_BYTES: usize = 256 * 1024;
 /// For the last messages to the broker.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// For each container with `stop_containers`.
@@ -59,7 +61,13 @@ pub fn run(options: AgentOptions) -> Result<(), AgentError> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(io::Error::from)
         .map_err(system("become a subreaper"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // The one thread besides ours resolves the broker's name, and ends when that is done.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .thread_stack_size(RESOLVER_STACK_BYTES)
+        .thread_keep_alive(Duration::from_secs(1))
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(system("start the event loop"))?;
     let session = Session::new(&enrolment, tls);
     runtime.block_on(async {

@@ -35,6 +35,8 @@ use watch::Watches;
 const COMMAND_TIME: Duration = Duration::from_secs(60);
 /// Time to unpack an image: some gigabytes onto a slow card.
 const IMPORT_TIME: Duration = Duration::from_secs(3600);
+/// Between two attempts to find out what is there.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Beyond an app's own stop timeout.
 const STOP_EXTRA: Duration = Duration::from_secs(30);
 
@@ -93,14 +95,18 @@ impl Executor {
                 .err()
                 .map(|error| format!("cannot count this start: {error}")),
         );
-        let (listing, images) = match look(&self.punnet).await {
-            Ok(found) => found,
-            Err(error) => {
-                troubles.push(error);
-                self.refresh();
-                (Listing::default(), Vec::new())
-            }
-        };
+        // Without the list of images what is made already can start all the same.
+        let listing = ps(&self.punnet)
+            .await
+            .map_err(|error| troubles.push(error))
+            .unwrap_or_default();
+        let images = images(&self.punnet)
+            .await
+            .map_err(|error| troubles.push(error))
+            .unwrap_or_default();
+        if !troubles.is_empty() {
+            self.refresh();
+        }
         let containers = self.take_listing(listing);
         let (slots, partials) = (self.state.slots(), self.blobs.partials());
         (
@@ -232,7 +238,7 @@ impl Executor {
 
     /// Stops all running containers of ours, for an agent that ends and shall leave nothing behind.
     pub async fn stop_all(&mut self, time: Duration) {
-        let Ok((listing, _)) = look(&self.punnet).await else {
+        let Ok(listing) = ps(&self.punnet).await else {
             return;
         };
         for row in listing
@@ -296,7 +302,7 @@ impl Executor {
                 Ok(args) => punnet.run(args, COMMAND_TIME).await.map(drop),
                 Err(error) => Err(error),
             };
-            let listing = list(&punnet).await;
+            let listing = ps(&punnet).await.ok();
             if let (Err(_), Some(listing)) = (&result, &listing)
                 && listing.of(&app).is_none()
                 && !listing.others.iter().any(|name| name == app.as_str())
@@ -316,7 +322,7 @@ impl Executor {
         let punnet = self.punnet.clone();
         self.spawn(async move {
             let error = punnet.run(args, time).await.err();
-            let listing = list(&punnet).await;
+            let listing = ps(&punnet).await.ok();
             Message::Container { app, error, listing }
         });
     }
@@ -325,10 +331,10 @@ impl Executor {
         let punnet = self.punnet.clone();
         self.spawn(async move {
             loop {
-                if let Ok((listing, images)) = look(&punnet).await {
+                if let (Ok(listing), Ok(images)) = (ps(&punnet).await, images(&punnet).await) {
                     return Message::Refreshed { listing, images };
                 }
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         });
     }
@@ -418,15 +424,12 @@ impl Executor {
     }
 }
 
-async fn list(punnet: &Punnet) -> Option<Listing> {
-    let json = punnet.run(["ps", "--all", "--json"], COMMAND_TIME).await.ok()?;
-    parse_ps(&json).ok()
+async fn ps(punnet: &Punnet) -> Result<Listing, String> {
+    parse_ps(&punnet.run(["ps", "--all", "--json"], COMMAND_TIME).await?)
 }
 
-async fn look(punnet: &Punnet) -> Result<(Listing, Vec<Digest>), String> {
-    let listing = parse_ps(&punnet.run(["ps", "--all", "--json"], COMMAND_TIME).await?)?;
-    let images = parse_images(&punnet.run(["images", "--json"], COMMAND_TIME).await?)?;
-    Ok((listing, images))
+async fn images(punnet: &Punnet) -> Result<Vec<Digest>, String> {
+    parse_images(&punnet.run(["images", "--json"], COMMAND_TIME).await?)
 }
 
 /// Waits for a descriptor to become readable.
