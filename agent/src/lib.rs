@@ -17,5 +17,6 @@ pub mod session;
 mod tls;
 
 pub use agent::{AgentOptions, run};
+pub use core::Level;
 pub use enrolment::{Broker, Enrolment};
 pub use error::AgentError;

@@ -367,6 +367,8 @@ impl Executor {
                     return Vec::new();
                 }
                 self.note_exit_code(&app, code);
+                // Orphans behind it in the kernel's list had to wait.
+                self.reap();
                 vec![Event::Exited { app, pid, code }]
             }
         }
