@@ -18,6 +18,9 @@ pub mod tar_stream;
 
 pub mod store;
 
+pub mod bundle;
+pub mod users;
+
 pub use digest::{Digest, HashingReader, HashingWriter};
 pub use error::{Error, Result};
 pub use oci::Platform;

@@ -1,0 +1,810 @@
+//! From an image to the configuration of a container: Docker's habits as a pure function.
+//!
+//! The root file system is the mount with destination `/`: an overlay of the image's tree and the container's own `upper` directory, or the tree itself
+//! read-only. It is mounted in the container's mount namespace, so nothing of it can stay behind on the host. `root.path` names a directory
+//! beside it only because other programs expect one. An image's VOLUMEs need no mount of their own: the writable layer holds them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use punnet_spec::{
+    Capabilities, Cpu, DEFAULT_CAPABILITIES, DEFAULT_PATH, Device, DeviceCgroup, IdMapping, Linux,
+    MASKED_PATHS, Memory, Mount, Namespace, OCI_VERSION, Pids, Process, READONLY_PATHS, Resources, Root,
+    Seccomp, Spec, default_mounts,
+};
+
+use crate::oci::ContainerConfig;
+use crate::users::Users;
+use crate::{Error, Result};
+
+/// Microseconds that a CPU limit is counted over: the kernel's default (cgroup v2 cpu.max).
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// What of the host's network set-up a container on the host's network needs to see.
+const HOST_NETWORK_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+
+/// What the user asks for beyond the image.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Replaces the image's entrypoint, and puts its command out of force.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub args: Vec<String>,
+    /// `KEY=VALUE`, over the image's.
+    pub env: Vec<String>,
+    /// Replaces the image's working directory.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`, replaces the image's.
+    pub user: Option<String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// The host's network instead of one of its own with nothing but loopback.
+    pub host_network: bool,
+    /// Directories and files of the host.
+    pub mounts: Vec<BindMount>,
+    /// Empty file systems in RAM, by path.
+    pub tmpfs: Vec<String>,
+    /// Device nodes.
+    pub devices: Vec<DeviceNode>,
+    /// No writable layer.
+    pub read_only: bool,
+    /// cgroup v2 memory.max, and no swap beyond it.
+    pub memory_bytes_max: Option<u64>,
+    /// cgroup v2 pids.max.
+    pub pids_max: Option<u32>,
+    /// Thousandths of a CPU.
+    pub cpu_millis_max: Option<u32>,
+    /// Capabilities given, with or without `CAP_`, or `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken, before the others are given.
+    pub cap_drop: Vec<String>,
+    /// All capabilities, no system call filter, nothing masked, /sys writable.
+    pub privileged: bool,
+    /// The process has a terminal.
+    pub terminal: bool,
+    /// Set-id programs may raise privileges.
+    pub new_privileges: bool,
+}
+
+/// A directory or file of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindMount {
+    /// Absolute path on the host.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: String,
+    /// The container cannot write to it.
+    pub read_only: bool,
+}
+
+/// A device node of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Path on the host and in the container.
+    pub path: String,
+    /// `c` or `b`.
+    pub kind: String,
+    /// Major number.
+    pub major: i64,
+    /// Minor number.
+    pub minor: i64,
+}
+
+/// Where the container is made, and by whom.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The image's tree.
+    pub image_rootfs: PathBuf,
+    /// The container's bundle; `upper` and `work` are in it.
+    pub bundle: PathBuf,
+    /// Effective user and group of who runs it; 0 for root.
+    pub euid: u32,
+    /// As above.
+    pub egid: u32,
+    /// Files of [`HOST_NETWORK_FILES`] that exist.
+    pub host_files: Vec<String>,
+}
+
+/// The host's network files that exist.
+pub fn host_network_files() -> Vec<String> {
+    HOST_NETWORK_FILES
+        .iter()
+        .filter(|path| Path::new(path).is_file())
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// The container's configuration. `seccomp` makes the filter for a set of capabilities.
+pub fn spec_for(
+    image: &ContainerConfig,
+    users: &Users,
+    options: &RunOptions,
+    place: &Place,
+    seccomp: impl FnOnce(&[String]) -> Seccomp,
+) -> Result<Spec> {
+    let rootless = place.euid != 0;
+    let user = users.resolve(options.user.as_deref().unwrap_or(&image.user))?;
+    if rootless && (user.uid, user.gid) != (0, 0) {
+        return Err(Error::Run(format!(
+            "the image wants user {}:{}, but an ordinary user has only one id to give, which is root inside: run it as root, or with --user 0",
+            user.uid, user.gid
+        )));
+    }
+    let capabilities = capabilities(options)?;
+    let filter = (!options.privileged).then(|| seccomp(&capabilities));
+    let sets = if user.uid == 0 {
+        let names: Vec<&str> = capabilities.iter().map(String::as_str).collect();
+        Capabilities::of_root(&names)
+    } else {
+        // What a set-id program could still gain is the bounding set; the process itself starts with nothing, as with Docker.
+        Capabilities {
+            bounding: capabilities,
+            ..Capabilities::default()
+        }
+    };
+    let process = Process {
+        terminal: options.terminal,
+        args: command(image, options)?,
+        env: environment(image, options, &user.home),
+        cwd: working_directory(image, options)?,
+        user: user.ids,
+        capabilities: Some(sets),
+        no_new_privileges: !options.new_privileges,
+        ..Process::default()
+    };
+    Ok(Spec {
+        oci_version: OCI_VERSION.to_owned(),
+        process: Some(process),
+        root: Some(Root {
+            path: "rootfs".into(),
+            readonly: options.read_only,
+        }),
+        hostname: options.hostname.clone(),
+        mounts: mounts(options, place)?,
+        linux: Some(linux(options, place, filter)),
+        annotations: BTreeMap::new(),
+        ..Spec::default()
+    })
+}
+
+/// Entrypoint and command, as Docker combines them.
+pub fn command(image: &ContainerConfig, options: &RunOptions) -> Result<Vec<String>> {
+    let none = Vec::new();
+    let (entrypoint, command) = match &options.entrypoint {
+        Some(entrypoint) => (entrypoint, &none),
+        None => (
+            image.entrypoint.as_ref().unwrap_or(&none),
+            image.cmd.as_ref().unwrap_or(&none),
+        ),
+    };
+    let rest = if options.args.is_empty() {
+        command
+    } else {
+        &options.args
+    };
+    let words: Vec<String> = entrypoint.iter().chain(rest).cloned().collect();
+    if words.is_empty() {
+        return Err(Error::Run(
+            "nothing to run: the image has no ENTRYPOINT and no CMD, and no command was given".into(),
+        ));
+    }
+    Ok(words)
+}
+
+/// The image's, over the defaults, under the user's; the place of the first mention stays.
+fn environment(image: &ContainerConfig, options: &RunOptions, home: &str) -> Vec<String> {
+    let mut defaults = vec![
+        DEFAULT_PATH.to_owned(),
+        format!("HOSTNAME={}", options.hostname),
+        format!("HOME={home}"),
+    ];
+    if options.terminal {
+        defaults.push("TERM=xterm".into());
+    }
+    let mut merged: Vec<String> = Vec::new();
+    for pair in defaults.iter().chain(&image.env).chain(&options.env) {
+        let name = pair.split('=').next().unwrap_or_default();
+        let same = |other: &&mut String| other.split('=').next() == Some(name);
+        match merged.iter_mut().find(same) {
+            Some(earlier) => earlier.clone_from(pair),
+            None => merged.push(pair.clone()),
+        }
+    }
+    merged
+}
+
+fn working_directory(image: &ContainerConfig, options: &RunOptions) -> Result<String> {
+    let path = options.workdir.as_deref().unwrap_or(&image.working_dir);
+    match path {
+        "" => Ok("/".into()),
+        path if path.starts_with('/') => Ok(path.into()),
+        path => Err(Error::Run(format!(
+            "the working directory {path:?} is not absolute"
+        ))),
+    }
+}
+
+fn mounts(options: &RunOptions, place: &Place) -> Result<Vec<Mount>> {
+    let mut mounts = vec![root_mount(options, place)?];
+    let mut defaults = default_mounts(options.host_network);
+    if options.privileged {
+        defaults
+            .iter_mut()
+            .filter(|mount| mount.destination.starts_with("/sys"))
+            .for_each(|mount| {
+                mount.options.retain(|option| option != "ro");
+            });
+    }
+    if place.euid != 0 {
+        // Group 5 is not among the one id that there is.
+        defaults
+            .iter_mut()
+            .for_each(|mount| mount.options.retain(|option| option != "gid=5"));
+    }
+    mounts.extend(defaults);
+    if options.host_network {
+        mounts.extend(place.host_files.iter().map(|path| bind(path, path, true)));
+    }
+    for path in &options.tmpfs {
+        let words = ["nosuid", "nodev", "noexec", "mode=1777"]
+            .map(String::from)
+            .to_vec();
+        let destination = inside("--tmpfs", path)?.to_owned();
+        mounts.push(Mount {
+            destination,
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: words,
+            ..Mount::default()
+        });
+    }
+    for mount in &options.mounts {
+        if !mount.source.starts_with('/') {
+            return Err(Error::Run(format!(
+                "--volume takes an absolute path on this device, not {:?}",
+                mount.source
+            )));
+        }
+        mounts.push(bind(
+            &mount.source,
+            inside("--volume", &mount.target)?,
+            mount.read_only,
+        ));
+    }
+    if place.euid != 0 {
+        // An ordinary user cannot make device nodes: the host's are bound in.
+        mounts.extend(
+            options
+                .devices
+                .iter()
+                .map(|device| bind(&device.path, &device.path, false)),
+        );
+    }
+    Ok(mounts)
+}
+
+/// A path in the container that a mount may go to.
+fn inside<'a>(option: &str, path: &'a str) -> Result<&'a str> {
+    let plain = path.split('/').all(|part| part != "..");
+    if path.starts_with('/') && plain && !path.trim_matches('/').is_empty() {
+        return Ok(path);
+    }
+    Err(Error::Run(format!(
+        "{option} takes an absolute path in the container below `/`, without `..`, not {path:?}"
+    )))
+}
+
+fn bind(source: &str, target: &str, read_only: bool) -> Mount {
+    let mut options = vec!["rbind".to_owned(), "rprivate".into(), "nosuid".into()];
+    if read_only {
+        options.push("ro".into());
+    }
+    Mount {
+        destination: target.into(),
+        kind: "bind".into(),
+        source: source.into(),
+        options,
+        ..Mount::default()
+    }
+}
+
+fn root_mount(options: &RunOptions, place: &Place) -> Result<Mount> {
+    let text = |path: &Path| {
+        let text = path.to_str().filter(|text| !text.contains([',', ':', '\\']));
+        text.map(str::to_owned).ok_or_else(|| {
+            Error::Run(format!("the path {} has a comma, colon or backslash, which overlayfs cannot take: move the data root", path.display()))
+        })
+    };
+    let rootfs = text(&place.image_rootfs)?;
+    let (kind, source, words) = if options.read_only {
+        ("bind", rootfs, vec!["bind".to_owned(), "ro".into()])
+    } else {
+        let (upper, work) = (
+            text(&place.bundle.join("upper"))?,
+            text(&place.bundle.join("work"))?,
+        );
+        (
+            "overlay",
+            "overlay".into(),
+            vec![
+                format!("lowerdir={rootfs}"),
+                format!("upperdir={upper}"),
+                format!("workdir={work}"),
+            ],
+        )
+    };
+    Ok(Mount {
+        destination: "/".into(),
+        kind: kind.into(),
+        source,
+        options: words,
+        ..Mount::default()
+    })
+}
+
+fn linux(options: &RunOptions, place: &Place, seccomp: Option<Seccomp>) -> Linux {
+    let rootless = place.euid != 0;
+    let mut kinds = vec!["pid", "ipc", "uts", "mount", "cgroup"];
+    if !options.host_network {
+        kinds.push("network");
+    }
+    if rootless {
+        kinds.push("user");
+    }
+    let map = |host_id| {
+        if rootless {
+            vec![IdMapping {
+                container_id: 0,
+                host_id,
+                size: 1,
+            }]
+        } else {
+            Vec::new()
+        }
+    };
+    let owned = |paths: &[&str]| {
+        if options.privileged {
+            Vec::new()
+        } else {
+            paths.iter().map(ToString::to_string).collect()
+        }
+    };
+    Linux {
+        namespaces: kinds
+            .into_iter()
+            .map(|kind| Namespace {
+                kind: kind.into(),
+                path: String::new(),
+            })
+            .collect(),
+        uid_mappings: map(place.euid),
+        gid_mappings: map(place.egid),
+        devices: if rootless {
+            Vec::new()
+        } else {
+            options.devices.iter().map(DeviceNode::to_spec).collect()
+        },
+        resources: resources(options, rootless),
+        masked_paths: owned(MASKED_PATHS),
+        readonly_paths: owned(READONLY_PATHS),
+        seccomp,
+        ..Linux::default()
+    }
+}
+
+fn resources(options: &RunOptions, rootless: bool) -> Option<Resources> {
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let memory = options.memory_bytes_max.map(|limit| Memory {
+        limit: Some(bytes(limit)),
+        swap: Some(bytes(limit)),
+        ..Memory::default()
+    });
+    let cpu = options.cpu_millis_max.map(|millis| Cpu {
+        quota: Some(bytes(u64::from(millis) * CPU_PERIOD_US / 1000)),
+        period: Some(CPU_PERIOD_US),
+        ..Cpu::default()
+    });
+    let pids = options.pids_max.map(|limit| Pids {
+        limit: Some(limit.into()),
+    });
+    let mut devices = Vec::new();
+    if !rootless && !options.privileged {
+        devices.push(DeviceCgroup {
+            allow: false,
+            access: "rwm".into(),
+            ..DeviceCgroup::default()
+        });
+        devices.extend(options.devices.iter().map(|device| DeviceCgroup {
+            allow: true,
+            kind: device.kind.clone(),
+            major: Some(device.major),
+            minor: Some(device.minor),
+            access: "rw".into(),
+        }));
+    }
+    let resources = Resources {
+        memory,
+        cpu,
+        pids,
+        devices,
+        ..Resources::default()
+    };
+    (resources != Resources::default()).then_some(resources)
+}
+
+impl DeviceNode {
+    fn to_spec(&self) -> Device {
+        Device {
+            path: self.path.clone(),
+            kind: self.kind.clone(),
+            major: self.major,
+            minor: self.minor,
+            file_mode: Some(0o666),
+            uid: Some(0),
+            gid: Some(0),
+        }
+    }
+}
+
+/// The defaults, less what is dropped, and what is added.
+fn capabilities(options: &RunOptions) -> Result<Vec<String>> {
+    if options.privileged {
+        return Ok(owned_all());
+    }
+    let mut names: Vec<String> = DEFAULT_CAPABILITIES.iter().map(ToString::to_string).collect();
+    for name in &options.cap_drop {
+        match capability(name)?.as_str() {
+            "ALL" => names.clear(),
+            name => names.retain(|other| other != name),
+        }
+    }
+    for name in &options.cap_add {
+        match capability(name)?.as_str() {
+            "ALL" => names = owned_all(),
+            name if !names.iter().any(|other| other == name) => names.push(name.into()),
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
+fn owned_all() -> Vec<String> {
+    ALL_CAPABILITIES
+        .iter()
+        .map(|name| format!("CAP_{name}"))
+        .collect()
+}
+
+fn capability(text: &str) -> Result<String> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    match name {
+        "ALL" => Ok("ALL".into()),
+        name if ALL_CAPABILITIES.contains(&name) => Ok(format!("CAP_{name}")),
+        _ => Err(Error::Run(format!(
+            "there is no capability {text:?} (capabilities(7) lists them)"
+        ))),
+    }
+}
+
+/// capabilities(7), by number.
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(euid: u32) -> Place {
+        Place {
+            image_rootfs: "/store/images/x/rootfs".into(),
+            bundle: "/data/containers/c".into(),
+            euid,
+            egid: euid,
+            host_files: vec!["/etc/resolv.conf".into()],
+        }
+    }
+
+    fn image() -> ContainerConfig {
+        ContainerConfig {
+            entrypoint: Some(vec!["/entry".into()]),
+            cmd: Some(vec!["one".into()]),
+            env: vec!["PATH=/bin".into(), "A=image".into()],
+            ..ContainerConfig::default()
+        }
+    }
+
+    fn spec(image: &ContainerConfig, options: &RunOptions, euid: u32) -> Result<Spec> {
+        spec_for(image, &Users::default(), options, &place(euid), |_| {
+            Seccomp::default()
+        })
+    }
+
+    #[test]
+    fn entrypoint_and_command_combine_as_with_docker() {
+        let words = |entrypoint: Option<&str>, args: &[&str]| {
+            let entrypoint = entrypoint.map(|word| vec![word.to_owned()]);
+            let args = args.iter().map(ToString::to_string).collect();
+            command(
+                &image(),
+                &RunOptions {
+                    entrypoint,
+                    args,
+                    ..RunOptions::default()
+                },
+            )
+            .unwrap()
+            .join(" ")
+        };
+        assert_eq!(words(None, &[]), "/entry one");
+        assert_eq!(words(None, &["two", "three"]), "/entry two three");
+        assert_eq!(words(Some("/other"), &[]), "/other");
+        assert_eq!(words(Some("/other"), &["two"]), "/other two");
+        assert!(
+            command(&ContainerConfig::default(), &RunOptions::default())
+                .unwrap_err()
+                .to_string()
+                .contains("nothing to run")
+        );
+    }
+
+    #[test]
+    fn the_user_s_environment_goes_over_the_image_s_over_the_defaults() {
+        let options = RunOptions {
+            env: vec!["A=user".into(), "B=2".into()],
+            hostname: "h".into(),
+            ..RunOptions::default()
+        };
+        assert_eq!(
+            environment(&image(), &options, "/root"),
+            ["PATH=/bin", "HOSTNAME=h", "HOME=/root", "A=user", "B=2"]
+        );
+    }
+
+    #[test]
+    fn the_root_is_an_overlay_or_the_tree_itself_read_only() {
+        let writable = spec(&image(), &RunOptions::default(), 0).unwrap();
+        assert_eq!(writable.mounts[0].destination, "/");
+        assert_eq!(
+            writable.mounts[0].options.join(","),
+            "lowerdir=/store/images/x/rootfs,upperdir=/data/containers/c/upper,workdir=/data/containers/c/work"
+        );
+        let read_only = spec(
+            &image(),
+            &RunOptions {
+                read_only: true,
+                ..RunOptions::default()
+            },
+            0,
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                read_only.mounts[0].kind.as_str(),
+                read_only.mounts[0].options.join(",").as_str()
+            ),
+            ("bind", "bind,ro")
+        );
+        assert!(read_only.root.unwrap().readonly);
+    }
+
+    #[test]
+    fn an_ordinary_user_gets_a_user_namespace_with_one_id() {
+        let linux = spec(&image(), &RunOptions::default(), 1000)
+            .unwrap()
+            .linux
+            .unwrap();
+        assert_eq!(
+            linux.uid_mappings,
+            [IdMapping {
+                container_id: 0,
+                host_id: 1000,
+                size: 1
+            }]
+        );
+        assert!(linux.namespaces.iter().any(|namespace| namespace.kind == "user"));
+        assert_eq!(linux.resources, None);
+        let other = ContainerConfig {
+            user: "7".into(),
+            ..image()
+        };
+        assert!(
+            spec(&other, &RunOptions::default(), 1000)
+                .unwrap_err()
+                .to_string()
+                .contains("only one id")
+        );
+        assert_eq!(
+            spec(&other, &RunOptions::default(), 0)
+                .unwrap()
+                .process
+                .unwrap()
+                .user
+                .uid,
+            7
+        );
+    }
+
+    #[test]
+    fn the_network_is_its_own_unless_it_is_the_host_s() {
+        let kinds = |host_network| {
+            let spec = spec(
+                &image(),
+                &RunOptions {
+                    host_network,
+                    ..RunOptions::default()
+                },
+                0,
+            )
+            .unwrap();
+            let own = spec
+                .linux
+                .unwrap()
+                .namespaces
+                .iter()
+                .any(|namespace| namespace.kind == "network");
+            (
+                own,
+                spec.mounts
+                    .iter()
+                    .any(|mount| mount.destination == "/etc/resolv.conf"),
+            )
+        };
+        assert_eq!(kinds(false), (true, false));
+        assert_eq!(kinds(true), (false, true));
+    }
+
+    #[test]
+    fn capabilities_are_dropped_before_others_are_added() {
+        let given = |add: &[&str], drop: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+            capabilities(&RunOptions {
+                cap_add: owned(add),
+                cap_drop: owned(drop),
+                ..RunOptions::default()
+            })
+        };
+        assert_eq!(given(&["net_admin"], &["ALL"]).unwrap(), ["CAP_NET_ADMIN"]);
+        assert_eq!(
+            given(&[], &["CAP_CHOWN"]).unwrap().len(),
+            DEFAULT_CAPABILITIES.len() - 1
+        );
+        assert_eq!(given(&["all"], &[]).unwrap().len(), ALL_CAPABILITIES.len());
+        assert!(
+            given(&["CAP_FLY"], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_FLY")
+        );
+    }
+
+    #[test]
+    fn a_user_that_is_not_root_starts_without_capabilities() {
+        let options = RunOptions {
+            user: Some("9".into()),
+            ..RunOptions::default()
+        };
+        let sets = spec(&image(), &options, 0)
+            .unwrap()
+            .process
+            .unwrap()
+            .capabilities
+            .unwrap();
+        assert!(sets.effective.is_empty() && sets.permitted.is_empty() && sets.ambient.is_empty());
+    }
+
+    #[test]
+    fn limits_become_cgroup_values() {
+        let options = RunOptions {
+            memory_bytes_max: Some(1 << 20),
+            pids_max: Some(9),
+            cpu_millis_max: Some(1500),
+            ..RunOptions::default()
+        };
+        let resources = spec(&image(), &options, 0)
+            .unwrap()
+            .linux
+            .unwrap()
+            .resources
+            .unwrap();
+        let memory = resources.memory.unwrap();
+        assert_eq!((memory.limit, memory.swap), (Some(1 << 20), Some(1 << 20)));
+        assert_eq!(
+            (resources.pids.unwrap().limit, resources.cpu.unwrap().quota),
+            (Some(9), Some(150_000))
+        );
+    }
+
+    #[test]
+    fn paths_that_cannot_be_mounted_are_refused() {
+        let volume = |source: &str, target: &str| {
+            let mounts = vec![BindMount {
+                source: source.into(),
+                target: target.into(),
+                read_only: false,
+            }];
+            spec(
+                &image(),
+                &RunOptions {
+                    mounts,
+                    ..RunOptions::default()
+                },
+                0,
+            )
+            .map(drop)
+        };
+        volume("/a", "/b/c").unwrap();
+        for (source, target) in [("a", "/b"), ("/a", "b"), ("/a", "/"), ("/a", "/b/../c")] {
+            assert!(volume(source, target).is_err(), "{source}:{target}");
+        }
+        let odd = Place {
+            image_rootfs: "/a:b".into(),
+            ..place(0)
+        };
+        let error = spec_for(&image(), &Users::default(), &RunOptions::default(), &odd, |_| {
+            Seccomp::default()
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("/a:b"), "{error}");
+    }
+
+    #[test]
+    fn privileged_opens_what_it_says() {
+        let spec = spec(
+            &image(),
+            &RunOptions {
+                privileged: true,
+                ..RunOptions::default()
+            },
+            0,
+        )
+        .unwrap();
+        let linux = spec.linux.unwrap();
+        assert!(linux.seccomp.is_none() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty());
+        assert_eq!(
+            spec.process.unwrap().capabilities.unwrap().effective.len(),
+            ALL_CAPABILITIES.len()
+        );
+    }
+}
