@@ -1,13 +1,65 @@
-//! The device binary: one file, several faces. `punnet VERB` speaks to people, `punnet oci VERB` (or a link named `punnet-oci`) to
-//! container engines.
-fn main() -> std::process::ExitCode {
+//! The device binary: one file, several faces.
+//!
+//! `punnet VERB` speaks to people with Docker's habits ([`verbs`]); `punnet oci VERB`, or a link named `punnet-oci`, speaks to container
+//! engines (`punnet_runtime::cli`); `punnet agent` is the fleet's hand on a device (`punnet_agent`).
+//!
+//! **Invariant:** nothing here is asynchronous and nothing here starts a thread: the runtime clones this very process.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "images")]
+mod container;
+mod error;
+mod help;
+mod roots;
+mod verbs;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use error::CliError;
+use lexopt::Arg;
+use roots::Roots;
+
+fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let called_as = args.next().unwrap_or_default();
-    if std::path::Path::new(&called_as).file_name().is_some_and(|name| name == "punnet-oci") {
+    if Path::new(&called_as)
+        .file_name()
+        .is_some_and(|name| name == "punnet-oci")
+    {
         return punnet_runtime::cli::main(args);
     }
-    match args.next() {
-        Some(verb) if verb == "oci" => punnet_runtime::cli::main(args),
-        _ => std::process::ExitCode::from(125),
+    dispatch(args).unwrap_or_else(|error| {
+        error::print_chain(&error);
+        ExitCode::from(error.exit_code())
+    })
+}
+
+/// Reads what stands before the verb and hands the rest to it.
+fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitCode, CliError> {
+    let args: Vec<OsString> = args.collect();
+    let mut parser = lexopt::Parser::from_args(args.iter().cloned());
+    let mut roots = Roots::default();
+    let mut words_before = 0;
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("data-root") => roots.data = Some(parser.value()?.into()),
+            Arg::Long("run-root") => roots.run = Some(parser.value()?.into()),
+            Arg::Short('h') | Arg::Long("help") => return Ok(help::print_overview()),
+            Arg::Short('V') | Arg::Long("version") => return Ok(help::print_version()),
+            Arg::Value(verb) => {
+                // The parser has taken the verb and all before it: the runtime reads its own command line.
+                words_before = args.iter().position(|word| *word == verb).unwrap_or(words_before) + 1;
+                if verb == "oci" {
+                    return Ok(punnet_runtime::cli::main(args.into_iter().skip(words_before)));
+                }
+                return verbs::find(&verb)?.run(&roots, parser);
+            }
+            other => return Err(other.unexpected().into()),
+        }
     }
+    help::print_overview();
+    Ok(ExitCode::from(error::USAGE))
 }

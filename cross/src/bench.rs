@@ -17,6 +17,7 @@ const WARM_UP_ROUNDS: usize = 3;
 /// Containers kept alive for the memory row.
 const CONTAINERS: usize = 10;
 
+/// Options of `bench`.
 #[derive(clap::Args)]
 pub struct Options {
     /// Measured rounds of each row
@@ -27,6 +28,7 @@ pub struct Options {
     deployments: usize,
 }
 
+/// Runs all rows.
 pub fn run_all(options: &Options) -> Result<()> {
     catch_interrupts()?;
     let programs = Programs::build()?;

@@ -64,7 +64,9 @@ pub fn static_target() -> Result<StaticTarget> {
 /// Whether symbols are left in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Strip {
+    /// As we ship it.
     Yes,
+    /// For looking into it.
     No,
 }
 

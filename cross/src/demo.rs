@@ -17,6 +17,7 @@ const LINES_SHOWN: usize = 3;
 /// Whom the rootless demo runs as when root starts it: an id that no account, file or subordinate range of a fresh machine has.
 const ORDINARY_USER: &str = "20001";
 
+/// Options of `demo`.
 #[derive(clap::Args, Default)]
 pub struct Options {
     /// Leave everything running and print how to look around
@@ -27,6 +28,7 @@ pub struct Options {
     programs: Option<PathBuf>,
 }
 
+/// Runs the demo.
 pub fn run(options: &Options) -> Result<()> {
     catch_interrupts()?;
     let programs = match &options.programs {

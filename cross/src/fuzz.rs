@@ -24,6 +24,7 @@ const INSTRUMENTATION: &str = "--cfg=fuzzing -Cpasses=sancov-module -Cllvm-args=
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
+/// Options of `fuzz`.
 #[derive(clap::Args)]
 pub struct Options {
     /// Seconds for each target
@@ -34,6 +35,7 @@ pub struct Options {
     target: Option<String>,
 }
 
+/// Runs the command.
 pub fn run_command(options: &Options) -> Result<()> {
     catch_interrupts()?;
     run_targets(options.seconds, options.target.as_deref())

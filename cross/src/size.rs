@@ -21,6 +21,7 @@ const BUDGETS: [(&str, &[&str], u64); 3] = [
 /// Rows of the table by crate.
 const CRATES_SHOWN: usize = 25;
 
+/// Options of `size`.
 #[derive(clap::Args)]
 pub struct Options {
     /// Print JSON
@@ -28,6 +29,7 @@ pub struct Options {
     json: bool,
 }
 
+/// Prints the tables.
 pub fn run(options: &Options) -> Result<()> {
     let features = by_feature()?;
     let crates = by_crate(&build::device_binary("punnet", &[], Strip::No)?)?;

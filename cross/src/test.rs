@@ -8,6 +8,7 @@ use crate::build::cargo;
 use crate::process::{catch_interrupts, run};
 use crate::{demo, fuzz, packages, size};
 
+/// Options of `test`.
 #[derive(clap::Args)]
 pub struct Options {
     /// Run only the stages whose name contains this
@@ -41,6 +42,7 @@ const STAGES: &[Stage] = &[
     ("demo-rootless", demo_rootless),
 ];
 
+/// Runs the stages.
 pub fn run_all(options: &Options) -> Result<()> {
     catch_interrupts()?;
     let began = Instant::now();

@@ -33,6 +33,10 @@ pub fn split(name: &[u8]) -> Result<Option<(Vec<OsString>, OsString)>> {
     if name.contains(&0) {
         return Err(refused("its name has a NUL byte inside"));
     }
+    // umoci names the root directory so; there is nothing else that it could mean.
+    if name == b"/" {
+        return Ok(None);
+    }
     let mut parts = Vec::new();
     for component in Path::new(OsStr::from_bytes(name)).components() {
         match component {

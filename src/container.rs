@@ -1,0 +1,281 @@
+//! A container as the user's verbs know it: a folder under the data root that is an OCI bundle and says what it was made from.
+//!
+//! ```text
+//! <data root>/containers/<name>/   made by create, removed by rm
+//!   config.json                    OCI runtime configuration (the bundle)
+//!   meta.json                      what `ps` shows and `stop` needs
+//!   upper/ work/                   the writable layer, unless read-only
+//! <run root>/containers/<name>/    made by start, gone with a reboot
+//!   log, log.times                 output (punnet-logs)
+//!   exit_code                      when somebody was there to learn it
+//! <run root>/oci/<name>/           the runtime's own state
+//! ```
+//! A folder whose meta.json is missing was never finished or is being removed: `rm --force` clears it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::CliError;
+use crate::roots::Roots;
+
+/// What is written once, when the container is created.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// As the user gave it.
+    pub image: String,
+    /// Digest of the image's manifest.
+    pub manifest: String,
+    /// Entrypoint and arguments, for people.
+    pub command: Vec<String>,
+    /// Unix seconds.
+    pub created_at_s: u64,
+    /// `KEY=VALUE` of `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// Signal number that asks the process to end.
+    pub stop_signal: i32,
+    /// Seconds between it and SIGKILL.
+    pub stop_timeout_s: u64,
+}
+
+/// The folders of one container.
+pub struct Folders {
+    /// Its name, which is also its OCI container id.
+    pub name: String,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// What is in RAM.
+    pub run: PathBuf,
+}
+
+impl Folders {
+    /// The folders a container of this name has or would have.
+    pub fn of(roots: &Roots, name: &str) -> Result<Self, CliError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty()
+            || name.len() > 128
+            || !name.bytes().all(allowed)
+            || !name.as_bytes()[0].is_ascii_alphanumeric()
+        {
+            return Err(CliError::Usage(format!(
+                "{name:?} is no container name: letters, digits, '-', '_', '.', a letter or digit first, at most 128"
+            )));
+        }
+        let folder = |root: PathBuf| root.join("containers").join(name);
+        Ok(Self {
+            name: name.into(),
+            bundle: folder(roots.data()?),
+            run: folder(roots.run()?),
+        })
+    }
+
+    /// The folders of a container that exists.
+    pub fn existing(roots: &Roots, name: &str) -> Result<Self, CliError> {
+        let folders = Self::of(roots, name)?;
+        if folders.bundle.is_dir() {
+            Ok(folders)
+        } else {
+            Err(CliError::NoContainer(name.into()))
+        }
+    }
+
+    /// All containers, by name.
+    pub fn all(roots: &Roots) -> Result<Vec<Self>, CliError> {
+        let path = roots.data()?.join("containers");
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(file("cannot list", &path))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.extend(
+                entry
+                    .map_err(file("cannot list", &path))?
+                    .file_name()
+                    .into_string()
+                    .ok(),
+            );
+        }
+        names.sort();
+        names.iter().map(|name| Self::of(roots, name)).collect()
+    }
+
+    /// Makes the bundle folder; the name is taken from then on, for other processes too.
+    pub fn claim(&self) -> Result<(), CliError> {
+        make_private(self.bundle.parent().unwrap_or(Path::new("/")))?;
+        match fs::create_dir(&self.bundle) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(CliError::NameTaken(self.name.clone()))
+            }
+            other => other.map_err(file("cannot create", &self.bundle)),
+        }
+    }
+
+    /// Reads what `create` wrote.
+    pub fn meta(&self) -> Result<Meta, CliError> {
+        let path = self.bundle.join("meta.json");
+        let text = fs::read(&path).map_err(file("cannot read", &path))?;
+        serde_json::from_slice(&text).map_err(|source| CliError::Record { path, source })
+    }
+
+    /// Writes configuration and record, in this order, each durable: with the record the container exists.
+    pub fn write(&self, config: &[u8], meta: &Meta) -> Result<(), CliError> {
+        write_durably(&self.bundle.join("config.json"), config)?;
+        let meta = serde_json::to_vec(meta).expect("a record of strings and numbers is always JSON");
+        write_durably(&self.bundle.join("meta.json"), &meta)
+    }
+
+    /// The process's exit code, when somebody was there to learn it.
+    pub fn exit_code(&self) -> Option<i32> {
+        fs::read_to_string(self.run.join("exit_code"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// Records the exit code for `ps`.
+    pub fn write_exit_code(&self, code: i32) -> Result<(), CliError> {
+        let path = self.run.join("exit_code");
+        fs::write(&path, code.to_string()).map_err(file("cannot write", &path))
+    }
+
+    /// A container that runs has no exit code.
+    pub fn forget_exit_code(&self) -> Result<(), CliError> {
+        let path = self.run.join("exit_code");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("cannot remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the folder in RAM.
+    pub fn make_run(&self) -> Result<(), CliError> {
+        make_private(&self.run)
+    }
+
+    /// Removes both folders.
+    pub fn remove(&self) -> Result<(), CliError> {
+        // The record first: what is half removed is no container any more.
+        for path in [
+            self.bundle.join("meta.json"),
+            self.bundle.clone(),
+            self.run.clone(),
+        ] {
+            match remove_tree(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file("cannot remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since 1970; 0 on a board whose clock stands before that.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Adds what was tried, on which file.
+pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CliError {
+    let path = path.to_path_buf();
+    move |source| CliError::File { what, path, source }
+}
+
+/// A folder that only its owner may enter, with its parents.
+fn make_private(path: &Path) -> Result<(), CliError> {
+    fs::create_dir_all(path).map_err(file("cannot create", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(file("cannot protect", path))
+}
+
+/// Temporary name, sync, rename: whole or not there, also after a power cut.
+fn write_durably(path: &Path, content: &[u8]) -> Result<(), CliError> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().map_err(file("cannot write", path))
+}
+
+/// Like `rm -rf`, and opens folders that forbid it: overlayfs leaves a `work` folder of mode 000.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() {
+        return fs::remove_file(path);
+    }
+    if metadata.permissions().mode() & 0o700 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    for entry in fs::read_dir(path)? {
+        remove_tree(&entry?.path())?;
+    }
+    fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(folder: &Path) -> Roots {
+        Roots {
+            data: Some(folder.join("data")),
+            run: Some(folder.join("run")),
+        }
+    }
+
+    #[test]
+    fn a_name_is_claimed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = Folders::of(&roots(folder.path()), "one").unwrap();
+        folders.claim().unwrap();
+        assert!(matches!(folders.claim(), Err(CliError::NameTaken(name)) if name == "one"));
+        assert_eq!(Folders::all(&roots(folder.path())).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_that_could_leave_the_folder_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["", "..", ".", "a/b", "-x", "a b", "ä", &"x".repeat(129)] {
+            assert!(
+                matches!(Folders::of(&roots(folder.path()), name), Err(CliError::Usage(_))),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tree_with_forbidden_folders_and_links_is_removed_without_following_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("work/work")).unwrap();
+        std::os::unix::fs::symlink(&kept, tree.join("link")).unwrap();
+        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0o000)).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && kept.exists());
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = Folders::of(&roots(folder.path()), "one").unwrap();
+        folders.claim().unwrap();
+        fs::write(folders.bundle.join("meta.json"), "{\"image\":").unwrap();
+        let error = folders.meta().unwrap_err().to_string();
+        assert!(error.contains("meta.json is damaged"), "{error}");
+    }
+}

@@ -1,0 +1,134 @@
+//! What goes wrong on the command line, in the user's words, and the exit code each has.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+/// Exit code for a command line that makes no sense.
+pub const USAGE: u8 = 2;
+
+/// Errors of the user's verbs.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The command line makes no sense.
+    #[error("{0} (punnet --help shows the verbs, punnet VERB --help what one takes)")]
+    Usage(String),
+    /// An ordinary user without a home.
+    #[error("no place for images: set HOME, PUNNET_DATA_ROOT or --data-root")]
+    NoHome,
+    /// An ordinary user without a runtime directory.
+    #[error(
+        "no place for running containers: set XDG_RUNTIME_DIR (a folder in RAM of your own), PUNNET_RUN_ROOT or --run-root"
+    )]
+    NoRuntimeDir,
+    /// A file of ours.
+    #[error("{what} {path}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A record that is not what we wrote.
+    #[error("{path} is damaged; remove the container with `punnet rm --force`")]
+    Record {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        source: serde_json::Error,
+    },
+    /// Names are unique.
+    #[error("a container named {0} exists already; choose another --name or remove it with `punnet rm {0}`")]
+    NameTaken(String),
+    /// No such container.
+    #[error("no container is named {0}; `punnet ps --all` lists them")]
+    NoContainer(String),
+    /// It runs already.
+    #[error("{0} is running already")]
+    Running(String),
+    /// It does not run.
+    #[error("{0} is not running")]
+    NotRunning(String),
+    /// It runs and must not.
+    #[error("{0} is running; stop it first or use --force")]
+    StillRunning(String),
+    /// Its layers are not here.
+    #[error(
+        "the layers of {0} were not kept, only its files: it cannot be exported; import it again with --keep-blobs"
+    )]
+    NoBlobs(String),
+    /// Containers need it.
+    #[error("{0} is the image of a container; remove the container first or use --force")]
+    ImageInUse(String),
+    /// Files are not as they were stored.
+    #[error("{damaged} of {all} images are damaged; remove them and import them again")]
+    Damaged {
+        /// How many.
+        damaged: usize,
+        /// Of how many.
+        all: usize,
+    },
+    /// From the image half.
+    #[cfg(feature = "images")]
+    #[error(transparent)]
+    Images(#[from] punnet_images::Error),
+    /// From the board's description.
+    #[cfg(feature = "images")]
+    #[error(transparent)]
+    Board(#[from] punnet_boards::BoardError),
+    /// From the agent.
+    #[cfg(feature = "agent")]
+    #[error(transparent)]
+    Agent(#[from] punnet_agent::AgentError),
+    /// From the runtime.
+    #[error(transparent)]
+    Runtime(#[from] punnet_runtime::Error),
+    /// From the log file.
+    #[cfg(feature = "images")]
+    #[error(transparent)]
+    Log(#[from] punnet_logs::LogError),
+    /// Any of the above within `run`, `create`, `start` or `exec`, where Docker's users expect 125.
+    #[error(transparent)]
+    Engine(Box<CliError>),
+    /// Several things were asked for and some failed; each has been printed.
+    #[error("{failed} of {all} failed")]
+    Some {
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+    },
+}
+
+impl CliError {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Engine(inner) => match &**inner {
+                Self::Runtime(error) => error.exit_code(),
+                _ => 125,
+            },
+            _ => 1,
+        }
+    }
+}
+
+impl From<lexopt::Error> for CliError {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Prints an error and its causes in one line.
+pub fn print_chain(error: &dyn Error) {
+    let mut line = format!("punnet: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line += &format!(": {error}");
+        cause = error.source();
+    }
+    eprintln!("{line}");
+}

@@ -1,0 +1,77 @@
+//! Where things are on this device: see "Directories on a device" in ARCHITECTURE.md.
+
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+
+use crate::error::CliError;
+
+/// What `--data-root` and `--run-root` said.
+#[derive(Clone, Default)]
+pub struct Roots {
+    /// On flash; survives a reboot.
+    pub data: Option<PathBuf>,
+    /// In RAM; gone after a reboot.
+    pub run: Option<PathBuf>,
+}
+
+impl Roots {
+    /// `--data-root`, `PUNNET_DATA_ROOT`, then /var/lib/punnet for root and `$XDG_DATA_HOME/punnet` for others.
+    pub fn data(&self) -> Result<PathBuf, CliError> {
+        let given = self.data.clone().or_else(|| variable("PUNNET_DATA_ROOT"));
+        let found = given.or_else(|| geteuid().is_root().then(|| "/var/lib/punnet".into()));
+        let home =
+            || variable("XDG_DATA_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/share")));
+        absolute(
+            found
+                .or_else(|| home().map(|home| home.join("punnet")))
+                .ok_or(CliError::NoHome)?,
+        )
+    }
+
+    /// `--run-root`, `PUNNET_RUN_ROOT`, then /run/punnet for root and `$XDG_RUNTIME_DIR/punnet` for others.
+    pub fn run(&self) -> Result<PathBuf, CliError> {
+        let given = self.run.clone().or_else(|| variable("PUNNET_RUN_ROOT"));
+        let found = given.or_else(|| geteuid().is_root().then(|| "/run/punnet".into()));
+        let own = || variable("XDG_RUNTIME_DIR").map(|folder| folder.join("punnet"));
+        absolute(found.or_else(own).ok_or(CliError::NoRuntimeDir)?)
+    }
+
+    /// What the board is: `board.json` under the data root as the tools write it (board-configs/), or a generic one.
+    #[cfg(feature = "images")]
+    pub fn board(&self) -> Result<punnet_boards::Board, CliError> {
+        let path = self.data()?.join("board.json");
+        if path.exists() {
+            Ok(punnet_boards::Board::from_json_file(&path)?)
+        } else {
+            Ok(punnet_boards::Board::generic(ARCH))
+        }
+    }
+}
+
+/// What this binary was built for.
+#[cfg(feature = "images")]
+const ARCH: punnet_boards::Arch = if cfg!(target_arch = "x86_64") {
+    punnet_boards::Arch::Amd64
+} else if cfg!(target_arch = "aarch64") {
+    punnet_boards::Arch::Arm64
+} else if cfg!(target_abi = "eabihf") && cfg!(target_feature = "v7") {
+    punnet_boards::Arch::ArmV7
+} else {
+    punnet_boards::Arch::ArmV6
+};
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A bundle's paths must not depend on who reads them from where.
+fn absolute(path: PathBuf) -> Result<PathBuf, CliError> {
+    std::path::absolute(&path).map_err(|source| CliError::File {
+        what: "cannot find",
+        path,
+        source,
+    })
+}

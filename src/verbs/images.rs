@@ -1,0 +1,357 @@
+//! build, images, import, export, tag, rmi, prune, verify: what is done with images.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use punnet_images::store::Progress;
+use punnet_images::{Digest, Image, ImportOptions, Platform, Reference, Source, Store, platform};
+use serde::Serialize;
+
+use super::{ANY, Given, JSON, Verb, Words, flag, valued};
+use crate::container::Folders;
+use crate::error::{CliError, print_chain};
+use crate::roots::Roots;
+
+/// `punnet images`
+pub const IMAGES: Verb = Verb {
+    name: "images",
+    summary: "List images",
+    synopsis: "[--json | --quiet]",
+    details: "JSON: an array of {reference, manifest, size_bytes, files}, one entry for each name; reference is null for an image without one.",
+    flags: &[flag("quiet", "Digests only").or('q'), JSON],
+    words: Words::Between(0, 0),
+    act: list,
+};
+
+/// `punnet import PATH`
+pub const IMPORT: Verb = Verb {
+    name: "import",
+    summary: "Take an image in from a file or a directory",
+    synopsis: "[--tag NAME] [--name NAME] [--platform OS/ARCH[/VARIANT]] [--expect DIGEST] PATH",
+    details: "PATH is an OCI image layout directory, an OCI archive or a docker-archive (docker save). Every digest is checked; the image is there whole or not\n\
+              at all. An image for another CPU or system is refused before any layer is read.",
+    flags: &[
+        valued("tag", "NAME", "Name it gets here [the one it has there]").or('t'),
+        valued("name", "NAME", "Which image, when PATH has several"),
+        valued(
+            "platform",
+            "PLATFORM",
+            "Take this platform's image [this board's]",
+        ),
+        valued("expect", "DIGEST", "Refuse any other manifest"),
+        flag(
+            "keep-blobs",
+            "Keep the layers as they are too, so that export gives the same digests",
+        ),
+        JSON,
+    ],
+    words: Words::Between(1, 1),
+    act: import,
+};
+
+/// `punnet tag IMAGE NAME`
+pub const TAG: Verb = Verb {
+    name: "tag",
+    summary: "Give an image one more name",
+    synopsis: "IMAGE NAME",
+    details: "",
+    flags: &[],
+    words: Words::Between(2, 2),
+    act: |roots, given| {
+        let store = store(roots)?;
+        let image = store.get(given.text(0)?)?;
+        store.tag(&image, &given.text(1)?.parse::<Reference>()?)?;
+        Ok(ExitCode::SUCCESS)
+    },
+};
+
+/// `punnet rmi IMAGE...`
+pub const RMI: Verb = Verb {
+    name: "rmi",
+    summary: "Remove names of images, and images with their last name",
+    synopsis: "[--force] IMAGE...",
+    details: "An image that a container was made from stays unless --force is given; running containers are never touched.",
+    flags: &[flag("force", "Also when containers were made from it").or('f')],
+    words: Words::Between(1, ANY),
+    act: remove,
+};
+
+/// `punnet prune`
+pub const PRUNE: Verb = Verb {
+    name: "prune",
+    summary: "Remove images without a name and files no image needs",
+    synopsis: "[--json]",
+    details: "Images that a container was made from stay.",
+    flags: &[JSON],
+    words: Words::Between(0, 0),
+    act: |roots, given| {
+        let used = manifests_in_use(roots)?;
+        let pruned = store(roots)?.prune(|digest| used.contains(&digest.to_string()))?;
+        if given.has("json") {
+            print_json(&pruned);
+        } else {
+            println!(
+                "removed {} images, {} files, {} KiB",
+                pruned.images,
+                pruned.objects,
+                pruned.bytes.div_ceil(1024)
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    },
+};
+
+/// `punnet verify`
+pub const VERIFY: Verb = Verb {
+    name: "verify",
+    summary: "Check every file of images against its digest",
+    synopsis: "[IMAGE...]",
+    details: "All images when none is named. Exit status 1 when anything is damaged; each damaged file is printed.",
+    flags: &[],
+    words: Words::Between(0, ANY),
+    act: verify,
+};
+
+/// The store over this data root.
+pub fn store(roots: &Roots) -> Result<Store, CliError> {
+    Ok(Store::open(roots.data()?.join("store"))?)
+}
+
+fn import(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let store = store(roots)?;
+    let source = Source::open(&given.words()[0])?;
+    let own_name = || {
+        let images = source.images();
+        let wanted = given.one("name").map(str::to_string);
+        wanted.or_else(|| images.first().filter(|_| images.len() == 1)?.name.clone())
+    };
+    let reference = match given.one("tag") {
+        Some(tag) => Some(tag.parse::<Reference>()?),
+        // A name in a layout may be a bare tag or anything else: then the image has only its digest here.
+        None => own_name().and_then(|name| name.parse().ok()),
+    };
+    let mut shown = ShownProgress::new(given.has("json"));
+    let mut progress = |progress| shown.show(progress);
+    let mut options = ImportOptions {
+        name: given.one("name"),
+        platform: platform_option(&given)?.unwrap_or_else(platform::host),
+        reference,
+        expect: given.one("expect").map(str::parse::<Digest>).transpose()?,
+        keep_blobs: given.has("keep-blobs"),
+        progress: &mut progress,
+    };
+    let image = store.import(&source, &mut options)?;
+    shown.end();
+    if given.has("json") {
+        rows(&image).iter().for_each(print_json);
+    } else {
+        println!("{}", image.manifest);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Row {
+    reference: Option<String>,
+    manifest: String,
+    size_bytes: u64,
+    files: u64,
+}
+
+/// One row for each name.
+fn rows(image: &Image) -> Vec<Row> {
+    let row = |reference| Row {
+        reference,
+        manifest: image.manifest.to_string(),
+        size_bytes: image.summary.size_bytes,
+        files: image.summary.files,
+    };
+    let mut rows: Vec<_> = image
+        .references
+        .iter()
+        .map(|reference| row(Some(reference.to_string())))
+        .collect();
+    if rows.is_empty() {
+        rows.push(row(None));
+    }
+    rows
+}
+
+fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let images = store(roots)?.list()?;
+    let rows: Vec<_> = images.iter().flat_map(rows).collect();
+    if given.has("json") {
+        print_json(&rows);
+    } else if given.has("quiet") {
+        images.iter().for_each(|image| println!("{}", image.manifest));
+    } else {
+        println!("{:<40} {:<20} {:>10} {:>8}", "NAME", "MANIFEST", "KIB", "FILES");
+        for row in rows {
+            let name = row.reference.as_deref().unwrap_or("<none>");
+            println!(
+                "{name:<40} {:<20} {:>10} {:>8}",
+                &row.manifest[..19],
+                row.size_bytes.div_ceil(1024),
+                row.files
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let store = store(roots)?;
+    let used = manifests_in_use(roots)?;
+    let mut failed = 0;
+    for name in given.texts(0)? {
+        let removed = store.get(&name).map_err(CliError::from).and_then(|image| {
+            // A name may go while another keeps the image.
+            if image.references.len() <= 1
+                && used.contains(&image.manifest.to_string())
+                && !given.has("force")
+            {
+                return Err(CliError::ImageInUse(name.clone()));
+            }
+            Ok(store.remove(&name)?)
+        });
+        match removed {
+            Ok(_) => println!("{name}"),
+            Err(error) => {
+                print_chain(&error);
+                failed += 1;
+            }
+        }
+    }
+    if failed == 0 {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Err(CliError::Some {
+            failed,
+            all: given.words().len(),
+        })
+    }
+}
+
+fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let store = store(roots)?;
+    let images = match given.texts(0)?.as_slice() {
+        [] => store.list()?,
+        names => names
+            .iter()
+            .map(|name| store.get(name))
+            .collect::<Result<_, _>>()?,
+    };
+    let mut damaged = 0;
+    for image in &images {
+        let problems = store.verify(image)?;
+        problems
+            .iter()
+            .for_each(|problem| println!("{} {problem}", image.manifest));
+        damaged += usize::from(!problems.is_empty());
+    }
+    if damaged == 0 {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Err(CliError::Damaged {
+            damaged,
+            all: images.len(),
+        })
+    }
+}
+
+/// Manifests that containers here were made from.
+fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>, CliError> {
+    let folders = Folders::all(roots)?;
+    Ok(folders
+        .iter()
+        .filter_map(|folders| folders.meta().ok())
+        .map(|meta| meta.manifest)
+        .collect())
+}
+
+fn platform_option(given: &Given) -> Result<Option<Platform>, CliError> {
+    Ok(given.one("platform").map(str::parse::<Platform>).transpose()?)
+}
+
+fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
+    let pair = |text: &str| {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| CliError::Usage(format!("--{long} takes NAME=VALUE, not {text:?}")))?;
+        Ok((name.to_string(), value.to_string()))
+    };
+    given.all(long).map(pair).collect()
+}
+
+fn print_json(value: &impl Serialize) {
+    println!(
+        "{}",
+        serde_json::to_string(value).expect("rows of strings and numbers are always JSON")
+    );
+}
+
+/// A folder that ends with this value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(parent: &Path) -> Result<Self, CliError> {
+        let path = parent.join(format!(".build-{}", std::process::id()));
+        // One of a process that had this number before and was killed.
+        drop(std::fs::remove_dir_all(&path));
+        std::fs::create_dir_all(&path).map_err(crate::container::file("cannot create", &path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("punnet: cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Progress on a terminal as a line that changes, in JSON as events, elsewhere not at all.
+struct ShownProgress {
+    json: bool,
+    line: bool,
+}
+
+impl ShownProgress {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            line: !json && std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let Progress {
+            layer,
+            layers,
+            done_bytes,
+            total_bytes,
+        } = progress;
+        if self.json {
+            print_json(
+                &serde_json::json!({ "layer": layer, "layers": layers, "done_bytes": done_bytes, "total_bytes": total_bytes }),
+            );
+        } else if self.line {
+            eprint!(
+                "\rlayer {} of {layers}: {} of {} KiB",
+                layer + 1,
+                done_bytes / 1024,
+                total_bytes.div_ceil(1024)
+            );
+            drop(std::io::stderr().flush());
+        }
+    }
+
+    fn end(&self) {
+        if self.line {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! run, create, exec: processes in containers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::unistd::{getegid, geteuid};
+use punnet_images::bundle::{self, BindMount, DeviceNode, Place, RunOptions};
+use punnet_images::users::Users;
+use punnet_runtime::{CreateOptions, ExecOptions};
+use punnet_spec::Status;
+
+use super::containers::{self, clear_ended, id, runtime};
+use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
+use super::{Flag, Given, Verb, Words, flag, images, valued};
+use crate::container::{Folders, Meta, file, unix_ms};
+use crate::error::CliError;
+use crate::roots::Roots;
+
+/// Seconds between the stop signal and SIGKILL when nobody says otherwise: Docker's.
+const STOP_TIMEOUT_S: u64 = 10;
+
+const RUN_FLAGS: &[Flag] = &[
+    valued("name", "NAME", "Name of the container [one is made up]"),
+    valued("env", "NAME[=VALUE]", "Environment; without a value the caller's").or('e'),
+    valued(
+        "volume",
+        "SRC:DST[:ro]",
+        "Bind a directory or file of this device",
+    )
+    .or('v'),
+    valued("tmpfs", "PATH", "An empty file system in RAM"),
+    valued("device", "NODE", "A device node of this device"),
+    valued(
+        "device-class",
+        "CLASS",
+        "All nodes of a class of the board: gpio, i2c, serial, spi, video, watchdog",
+    ),
+    valued(
+        "network",
+        "none|host",
+        "A network of its own with only loopback, or the device's [none]",
+    ),
+    valued(
+        "memory",
+        "BYTES",
+        "Limit (k, m, g); needs the cgroup v2 memory controller",
+    )
+    .or('m'),
+    valued("pids-limit", "N", "Limit on processes"),
+    valued("cpus", "N", "Limit in CPUs, as 0.5"),
+    valued("entrypoint", "PROGRAM", "Instead of the image's"),
+    valued("user", "USER[:GROUP]", "Instead of the image's").or('u'),
+    valued("workdir", "PATH", "Instead of the image's").or('w'),
+    valued("hostname", "NAME", "Host name inside [the container's name]"),
+    valued(
+        "label",
+        "NAME=VALUE",
+        "Kept with the container, shown by ps --json",
+    )
+    .or('l'),
+    valued("cap-add", "CAPABILITY", "Give a capability; ALL for all"),
+    valued("cap-drop", "CAPABILITY", "Take a capability; ALL for all"),
+    valued(
+        "stop-timeout",
+        "SECONDS",
+        "Between stop's signal and SIGKILL [10]",
+    ),
+    valued("stop-signal", "SIGNAL", "Instead of the image's"),
+    flag("read-only", "No writable layer"),
+    flag(
+        "privileged",
+        "All capabilities, no system call filter, no masked or read-only kernel files: as good as root on the device",
+    ),
+    flag("allow-new-privileges", "Let set-id programs raise privileges"),
+];
+
+const DETAILS: &str = "The process sees its own processes, mounts, host name, IPC and network, has Docker's default capabilities or fewer, a default system call filter and\n\
+    no way to new privileges. An ordinary user's containers run in a user namespace in which that user is root.\n\
+    Exit status: the process's own, 128+N when signal N ended it; 125 Punnet failed, 126 not executable, 127 not found.";
+
+/// `punnet run IMAGE [ARGUMENTS]`
+pub const RUN: Verb = Verb {
+    name: "run",
+    summary: "Run a command in a new container",
+    synopsis: "[OPTIONS] IMAGE [ARGUMENTS]",
+    details: DETAILS,
+    flags: &FOREGROUND_FLAGS,
+    words: Words::CommandAfter(1),
+    act: |roots, given| run(roots, &given).map_err(|error| CliError::Engine(error.into())),
+};
+
+/// `punnet create IMAGE [ARGUMENTS]`
+pub const CREATE: Verb = Verb {
+    name: "create",
+    summary: "Make a container without starting it",
+    synopsis: "[OPTIONS] IMAGE [ARGUMENTS]",
+    details: DETAILS,
+    flags: RUN_FLAGS,
+    words: Words::CommandAfter(1),
+    act: |roots, given| {
+        let folders = create(roots, &given, false).map_err(|error| CliError::Engine(error.into()))?;
+        println!("{}", folders.name);
+        Ok(ExitCode::SUCCESS)
+    },
+};
+
+/// What `run` has beyond `create`.
+const FOREGROUND_FLAGS: [Flag; RUN_FLAGS.len() + 4] = {
+    const NONE: Flag = flag("", "");
+    let mut flags = [NONE; RUN_FLAGS.len() + 4];
+    let mut index = 0;
+    while index < RUN_FLAGS.len() {
+        let Flag {
+            long,
+            short,
+            value,
+            help,
+        } = RUN_FLAGS[index];
+        flags[index] = Flag {
+            long,
+            short,
+            value,
+            help,
+        };
+        index += 1;
+    }
+    flags[index] = flag("detach", "Leave it running; its output goes to its log").or('d');
+    flags[index + 1] = flag("rm", "Remove the container when it has ended");
+    flags[index + 2] = flag("tty", "Give the process a terminal").or('t');
+    flags[index + 3] = flag(
+        "interactive",
+        "Keep standard input open (without it the process gets /dev/null)",
+    )
+    .or('i');
+    flags
+};
+
+/// `punnet exec NAME COMMAND`
+pub const EXEC: Verb = Verb {
+    name: "exec",
+    summary: "Run one more command in a running container",
+    synopsis: "[OPTIONS] NAME COMMAND [ARGUMENTS]",
+    details: "The command has the container's user, environment, capabilities and system call filter unless options say otherwise.",
+    flags: &[
+        valued("env", "NAME[=VALUE]", "Environment over the container's").or('e'),
+        valued("user", "UID[:GID]", "Instead of the container's").or('u'),
+        valued("workdir", "PATH", "Instead of the container's").or('w'),
+        flag("tty", "Give the process a terminal").or('t'),
+        flag(
+            "interactive",
+            "Keep standard input open (without it the process gets /dev/null)",
+        )
+        .or('i'),
+        flag("detach", "Leave it running").or('d'),
+    ],
+    words: Words::CommandAfter(1),
+    act: |roots, given| exec(roots, &given).map_err(|error| CliError::Engine(error.into())),
+};
+
+fn run(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
+    let folders = create(roots, given, given.has("tty"))?;
+    let outcome = if given.has("detach") {
+        containers::start(roots, &folders).map(|()| {
+            println!("{}", folders.name);
+            0
+        })
+    } else {
+        run_in_foreground(roots, given, &folders)
+    };
+    // A container that never ran is of no use to anybody; one that ran is kept for `logs` and `start` unless told otherwise.
+    if outcome.is_err() || (given.has("rm") && !given.has("detach")) {
+        containers::remove(roots, &folders, true)?;
+    }
+    outcome.map(ExitCode::from)
+}
+
+fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<u8, CliError> {
+    let runtime = runtime(roots)?;
+    clear_ended(&runtime, folders)?;
+    folders.make_run()?;
+    let mut options = CreateOptions::new(&folders.bundle);
+    if !given.has("interactive") && !given.has("tty") {
+        options.stdio.stdin = Some(dev_null()?);
+    }
+    let code = runtime.run(&id(folders)?, &options, false)?;
+    folders.write_exit_code(code.into())?;
+    Ok(code)
+}
+
+/// Makes the container's folder: claimed, filled, and only then it exists.
+fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliError> {
+    let image = images::store(roots)?.get(given.text(0)?)?;
+    let config = image.container_config()?;
+    punnet_images::platform::check(
+        &image.config()?.platform(),
+        &punnet_images::platform::host(),
+        punnet_images::platform::host_runs_32bit_arm(),
+    )?;
+    let name = given.one("name").map_or_else(made_up_name, str::to_owned);
+    let folders = Folders::of(roots, &name)?;
+    let options = run_options(roots, given, &name, terminal)?;
+    let place = Place {
+        image_rootfs: image.rootfs(),
+        bundle: folders.bundle.clone(),
+        euid: geteuid().as_raw(),
+        egid: getegid().as_raw(),
+        host_files: bundle::host_network_files(),
+    };
+    let spec = bundle::spec_for(
+        &config,
+        &Users::read(&image.rootfs())?,
+        &options,
+        &place,
+        punnet_runtime::seccomp::default_seccomp,
+    )?;
+    let stop_signal = given
+        .one("stop-signal")
+        .or(config.stop_signal.as_deref())
+        .unwrap_or("TERM");
+    let bad_signal = || CliError::Usage(format!("{stop_signal:?} is no signal"));
+    let meta = Meta {
+        image: given.text(0)?.to_owned(),
+        manifest: image.manifest.to_string(),
+        command: bundle::command(&config, &options)?,
+        created_at_s: unix_ms() / 1000,
+        labels: labels(given)?,
+        stop_signal: signal_number(stop_signal).ok_or_else(bad_signal)?,
+        stop_timeout_s: given
+            .parsed("stop-timeout", duration_s)?
+            .unwrap_or(STOP_TIMEOUT_S),
+    };
+    let config_json = spec.to_json().expect("a specification of ours is always JSON");
+    folders.claim()?;
+    let filled = fill(&folders, &options, &config_json, &meta);
+    if let Err(error) = filled {
+        // The first error is the one to tell; what cannot be removed now has no record and is removed with rm --force.
+        drop(folders.remove());
+        return Err(error);
+    }
+    Ok(folders)
+}
+
+fn fill(folders: &Folders, options: &RunOptions, config_json: &[u8], meta: &Meta) -> Result<(), CliError> {
+    let writable: &[&str] = if options.read_only {
+        &[]
+    } else {
+        &["upper", "work"]
+    };
+    for name in writable.iter().chain(&["rootfs"]) {
+        let path = folders.bundle.join(name);
+        fs::create_dir(&path).map_err(file("cannot create", &path))?;
+    }
+    if !options.read_only {
+        // The upper directory is the root directory that the container sees.
+        let upper = folders.bundle.join("upper");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&upper, mode).map_err(file("cannot protect", &upper))?;
+    }
+    folders.write(config_json, meta)
+}
+
+fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Result<RunOptions, CliError> {
+    let owned = |long| given.all(long).map(str::to_owned).collect();
+    Ok(RunOptions {
+        entrypoint: given.one("entrypoint").map(|program| vec![program.to_owned()]),
+        args: given.texts(1)?,
+        env: environment(given),
+        workdir: given.one("workdir").map(str::to_owned),
+        user: given.one("user").map(str::to_owned),
+        hostname: given.one("hostname").unwrap_or(name).to_owned(),
+        host_network: match given.one("network") {
+            None | Some("none") => false,
+            Some("host") => true,
+            Some(other) => {
+                return Err(CliError::Usage(format!(
+                    "--network takes none or host, not {other:?}"
+                )));
+            }
+        },
+        mounts: given.all("volume").map(volume).collect::<Result<_, _>>()?,
+        tmpfs: owned("tmpfs"),
+        devices: devices(roots, given)?,
+        read_only: given.has("read-only"),
+        memory_bytes_max: given.parsed("memory", size_bytes)?,
+        pids_max: given.parsed("pids-limit", |text| text.parse().ok())?,
+        cpu_millis_max: given.parsed("cpus", cpu_millis)?,
+        cap_add: owned("cap-add"),
+        cap_drop: owned("cap-drop"),
+        privileged: given.has("privileged"),
+        terminal,
+        new_privileges: given.has("allow-new-privileges"),
+    })
+}
+
+/// `NAME=VALUE`, or `NAME` for the caller's value, which may be none.
+fn environment(given: &Given) -> Vec<String> {
+    let pair = |text: &str| match text.contains('=') {
+        true => Some(text.to_owned()),
+        false => std::env::var(text).ok().map(|value| format!("{text}={value}")),
+    };
+    given.all("env").filter_map(pair).collect()
+}
+
+fn volume(text: &str) -> Result<BindMount, CliError> {
+    let bad = || CliError::Usage(format!("--volume takes SRC:DST or SRC:DST:ro, not {text:?}"));
+    let mut parts = text.split(':');
+    let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
+        return Err(bad());
+    };
+    let read_only = match parts.next() {
+        None | Some("rw") => false,
+        Some("ro") => true,
+        Some(_) => return Err(bad()),
+    };
+    if parts.next().is_some() {
+        return Err(bad());
+    }
+    if !Path::new(source).exists() {
+        return Err(CliError::Usage(format!(
+            "--volume: there is no {source} on this device"
+        )));
+    }
+    Ok(BindMount {
+        source: source.into(),
+        target: target.into(),
+        read_only,
+    })
+}
+
+fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>, CliError> {
+    let mut nodes: Vec<std::path::PathBuf> = given.all("device").map(Into::into).collect();
+    let board = roots.board()?;
+    for class in given.all("device-class") {
+        nodes.extend(class_nodes(&board, class)?);
+    }
+    nodes.iter().map(|path| device(path)).collect()
+}
+
+/// The nodes of a class of this board. None at all is an error: the app would start without what it asked for.
+fn class_nodes(board: &punnet_boards::Board, class: &str) -> Result<Vec<std::path::PathBuf>, CliError> {
+    let known = board.device_classes.get(class).ok_or_else(|| {
+        let classes: Vec<_> = board.device_classes.keys().map(String::as_str).collect();
+        CliError::Usage(format!(
+            "there is no device class {class:?}; there are: {}",
+            classes.join(", ")
+        ))
+    })?;
+    let nodes = known.present();
+    if nodes.is_empty() {
+        return Err(CliError::Usage(format!(
+            "this board has no device of class {class} ({})",
+            known.nodes.join(", ")
+        )));
+    }
+    Ok(nodes)
+}
+
+fn device(path: &Path) -> Result<DeviceNode, CliError> {
+    let metadata = fs::metadata(path).map_err(file("cannot look at the device", path))?;
+    let kind = if metadata.file_type().is_block_device() {
+        "b"
+    } else {
+        "c"
+    };
+    if !metadata.file_type().is_block_device() && !metadata.file_type().is_char_device() {
+        return Err(CliError::Usage(format!("{} is no device node", path.display())));
+    }
+    let text = path
+        .to_str()
+        .ok_or_else(|| CliError::Usage(format!("{} is not UTF-8", path.display())))?;
+    let number = |number: u64| i64::try_from(number).unwrap_or(0);
+    let (major, minor) = (
+        nix::sys::stat::major(metadata.rdev()),
+        nix::sys::stat::minor(metadata.rdev()),
+    );
+    Ok(DeviceNode {
+        path: text.into(),
+        kind: kind.into(),
+        major: number(major),
+        minor: number(minor),
+    })
+}
+
+fn labels(given: &Given) -> Result<BTreeMap<String, String>, CliError> {
+    let pair = |text: &str| {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| CliError::Usage(format!("--label takes NAME=VALUE, not {text:?}")))?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    given.all("label").map(pair).collect()
+}
+
+/// Not secret and not for ever: enough that two containers started by hand do not meet.
+fn made_up_name() -> String {
+    format!("c{:x}-{:x}", unix_ms() & 0xff_ffff, std::process::id())
+}
+
+fn dev_null() -> Result<std::os::fd::OwnedFd, CliError> {
+    let null = Path::new("/dev/null");
+    Ok(fs::File::open(null).map_err(file("cannot open", null))?.into())
+}
+
+fn exec(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
+    let folders = Folders::existing(roots, given.text(0)?)?;
+    let runtime = runtime(roots)?;
+    if containers::status(&runtime, &folders)?.is_none_or(|state| state.status != Status::Running) {
+        return Err(CliError::NotRunning(folders.name));
+    }
+    if given.words().len() < 2 {
+        return Err(CliError::Usage(
+            "punnet exec wants: NAME COMMAND [ARGUMENTS]".into(),
+        ));
+    }
+    let container = id(&folders)?;
+    let mut process = runtime.config(&container)?.process.unwrap_or_default();
+    process.args = given.texts(1)?;
+    process.terminal = given.has("tty");
+    for pair in environment(given) {
+        let name = pair.split('=').next().unwrap_or_default().to_owned();
+        process.env.retain(|other| other.split('=').next() != Some(&name));
+        process.env.push(pair);
+    }
+    if let Some(path) = given.one("workdir") {
+        process.cwd = path.into();
+    }
+    if let Some(user) = given.one("user") {
+        let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| CliError::Usage(format!("--user takes numbers here, not {user:?}")))
+        };
+        process.user = punnet_spec::User {
+            uid: number(uid)?,
+            gid: number(gid)?,
+            ..punnet_spec::User::default()
+        };
+    }
+    let mut options = ExecOptions {
+        process,
+        detach: given.has("detach"),
+        console_socket: None,
+        pid_file: None,
+        preserve_fds: 0,
+        stdio: Default::default(),
+    };
+    if !given.has("interactive") && !given.has("tty") {
+        options.stdio.stdin = Some(dev_null()?);
+    }
+    Ok(ExitCode::from(runtime.exec(&container, &options)?))
+}
