@@ -47,6 +47,8 @@ pub(crate) struct Context<'a> {
     pub stdio: &'a Stdio,
     /// Where the root is attached until pivot_root(2): any directory.
     pub attach_at: &'a Path,
+    /// The container's cgroup, if it has one.
+    pub cgroup: Option<&'a Path>,
     /// Descriptors beyond the standard three that the program keeps.
     pub preserve_fds: u32,
     pub new_keyring: bool,
@@ -127,7 +129,7 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
         punnet_sys::loopback_up(any.as_fd()).os("bring up", "the loopback interface")?;
     }
     rootfs::write_sysctls(plan)?;
-    sources.attach_mounts(plan)?;
+    sources.attach_mounts(plan, context.cgroup)?;
     rootfs::make_devices(sources.root(), plan, in_userns)?;
     if process.terminal {
         terminal::set_up(sources.root(), process, context.channel)?;

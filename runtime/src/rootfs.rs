@@ -188,13 +188,16 @@ impl Sources {
     }
 
     /// Attaches every mount of the plan, in order.
-    pub fn attach_mounts(&self, plan: &Plan) -> Result<()> {
+    pub fn attach_mounts(&self, plan: &Plan, cgroup: Option<&Path>) -> Result<()> {
         for (mount, bind) in plan.mounts.iter().zip(&self.binds) {
             let made;
             let fd = match bind {
                 Some(bind) => bind,
                 None => {
-                    made = new_mount(mount).or_else(|error| fallback(mount, plan, error))?;
+                    made = match &mount.source {
+                        MountSource::Cgroup => cgroup_mount(mount, plan, cgroup)?,
+                        _ => new_mount(mount).or_else(|error| fallback(mount, plan, error))?,
+                    };
                     &made
                 }
             };
@@ -202,6 +205,27 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// The container's view of the cgroup tree: a mount of its own where it has a cgroup namespace, otherwise its own cgroup's directory. A new
+/// cgroup2 mount without a namespace would show the whole host and reset the options of the host's mount.
+fn cgroup_mount(mount: &MountPlan, plan: &Plan, own: Option<&Path>) -> Result<OwnedFd> {
+    if plan.namespaces.has(crate::plan::namespaces_bits::CGROUP) {
+        return new_mount(mount).or_else(|error| fallback(mount, plan, error));
+    }
+    bind_from_host(mount, own.unwrap_or(Path::new("/sys/fs/cgroup")))
+}
+
+/// Binds a part of the host in the place of a file system of its own, with the same options for all that is mounted there.
+fn bind_from_host(mount: &MountPlan, path: &Path) -> Result<OwnedFd> {
+    let shown = &path.display();
+    let clone = punnet_sys::open_tree_clone(AT_FDCWD, &c_string(path.as_os_str().as_bytes())?, true)
+        .os("bind the host's", shown)?;
+    make_slave(clone.as_fd()).os("separate the bind mount of", shown)?;
+    let set = (mount.set | mount.set_recursive) & !attr::ATIME;
+    punnet_sys::mount_setattr(clone.as_fd(), true, set, 0, 0)
+        .os("set the options of the bind mount of", shown)?;
+    Ok(clone)
 }
 
 /// What the kernel does not give to a user namespace is bound from the host, as runc and crun do: only file systems that show the same
@@ -217,21 +241,13 @@ fn fallback(mount: &MountPlan, plan: &Plan, error: Error) -> Result<OwnedFd> {
     );
     let host_path = match &mount.source {
         _ if !denied || !plan.namespaces.has(USER) => return Err(error),
-        MountSource::Cgroup => c"/sys/fs/cgroup",
-        MountSource::New { kind, .. } if kind == "sysfs" && !plan.namespaces.has(NETWORK) => c"/sys",
-        MountSource::New { kind, .. } if kind == "mqueue" => c"/dev/mqueue",
-        MountSource::New { kind, .. } if kind == "proc" && !plan.namespaces.has(PID) => c"/proc",
+        MountSource::Cgroup => "/sys/fs/cgroup",
+        MountSource::New { kind, .. } if kind == "sysfs" && !plan.namespaces.has(NETWORK) => "/sys",
+        MountSource::New { kind, .. } if kind == "mqueue" => "/dev/mqueue",
+        MountSource::New { kind, .. } if kind == "proc" && !plan.namespaces.has(PID) => "/proc",
         _ => return Err(error),
     };
-    let Ok(clone) = punnet_sys::open_tree_clone(AT_FDCWD, host_path, true) else {
-        return Err(error);
-    };
-    let shown = host_path.to_string_lossy();
-    make_slave(clone.as_fd()).os("separate the bind mount of", &shown)?;
-    let set = mount.set | mount.set_recursive;
-    punnet_sys::mount_setattr(clone.as_fd(), true, set & !attr::ATIME, 0, 0)
-        .os("set the options of the bind mount of", &shown)?;
-    Ok(clone)
+    bind_from_host(mount, Path::new(host_path)).map_err(|_| error)
 }
 
 /// Files of procfs over which something else may be mounted: they show numbers, and lxcfs replaces them.

@@ -249,3 +249,27 @@ fn mounts_inside_do_not_reach_the_host() {
     assert_eq!(bundle.output(), "inside\n");
     assert_eq!(std::fs::read_dir(shared.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn without_a_cgroup_namespace_only_the_own_cgroup_is_seen() {
+    if only_punnet("without_a_cgroup_namespace_only_the_own_cgroup_is_seen") {
+        return;
+    }
+    let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let before = mounts();
+    for namespaced in [true, false] {
+        let mut bundle =
+            Bundle::sh("cat /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x 2>&1 | grep -c Read-only");
+        if !namespaced {
+            bundle
+                .linux()
+                .namespaces
+                .retain(|namespace| namespace.kind != "cgroup");
+        }
+        let text = bundle.output();
+        let pids: Vec<&str> = text.lines().collect();
+        // The shell, cat, and the line of grep.
+        assert_eq!((pids.len(), pids[0], pids[2]), (3, "1", "1"), "{text}");
+    }
+    assert_eq!(before, mounts());
+}
