@@ -103,19 +103,23 @@ impl Runtime {
         }
     }
 
-    /// `/run/punnet/oci` for root, `$XDG_RUNTIME_DIR/punnet/oci` for others (`/tmp/punnet-UID/oci` where that is not set).
+    /// `/run/punnet/oci` for root, `$XDG_RUNTIME_DIR/punnet/oci` for others, below /run/user/UID or the home directory where that is not
+    /// set: never in a directory where another user could have made it first.
     pub fn default_state_root() -> PathBuf {
         if geteuid().is_root() {
             return PathBuf::from("/run/punnet/oci");
         }
-        let base = std::env::var_os("XDG_RUNTIME_DIR")
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from);
-        base.map_or_else(
-            || PathBuf::from(format!("/tmp/punnet-{}", geteuid())),
-            |dir| dir.join("punnet"),
-        )
-        .join("oci")
+        let named = |name| {
+            std::env::var_os(name)
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from)
+        };
+        let of_user = PathBuf::from(format!("/run/user/{}", geteuid()));
+        let base = named("XDG_RUNTIME_DIR")
+            .or_else(|| of_user.is_dir().then_some(of_user))
+            .or_else(|| named("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_default();
+        base.join("punnet/oci")
     }
 
     fn dir(&self, id: &ContainerId) -> StateDir {
