@@ -20,8 +20,7 @@ pub fn print_overview() -> ExitCode {
         println!("  {:<11} {}", verb.name, verb.summary);
     }
     println!(
-        "  oci         {}",
-        "The OCI runtime command line for container engines (also as a link named punnet-oci)"
+        "  oci         The OCI runtime command line for container engines (also as a link named punnet-oci)"
     );
     println!(
         "\nOptions:\n  \

@@ -128,16 +128,32 @@ impl Stand {
         command
     }
 
-    /// Builds the example image and returns the archive.
+    /// Builds the example image for this machine into the device's store, and returns it as an archive too.
     pub fn build_hello(&self) -> Result<PathBuf> {
+        let archive = self.path().join("hello.oci.tar");
+        let mut command = self.punnet(&["build", "--tag", "hello", "--output"]);
+        run(command
+            .arg(&archive)
+            .arg(self.hello_context()?)
+            .stdout(Stdio::null()))?;
+        Ok(archive)
+    }
+
+    /// Builds the example image for another platform, as an OCI layout directory and nowhere else.
+    pub fn build_hello_for(&self, platform: &str, layout: &Path) -> Result<()> {
+        let mut command = self.punnet(&["build", "--platform", platform, "--output"]);
+        run(command
+            .arg(layout.join(""))
+            .arg(self.hello_context()?)
+            .stdout(Stdio::null()))
+    }
+
+    fn hello_context(&self) -> Result<PathBuf> {
         let context = self.path().join("hello");
         std::fs::create_dir_all(&context)?;
         std::fs::copy(&self.programs.hello, context.join("hello"))?;
         std::fs::write(context.join("Containerfile"), CONTAINERFILE)?;
-        let archive = self.path().join("hello.oci.tar");
-        let mut command = self.punnet(&["build", "--tag", "hello", "--output"]);
-        run(command.arg(&archive).arg(&context).stdout(Stdio::null()))?;
-        Ok(archive)
+        Ok(context)
     }
 
     /// Starts the controller, again if need be.
@@ -282,7 +298,8 @@ impl Stand {
             .keep()
     }
 
-    fn stop_all(&mut self) -> Result<()> {
+    /// Stops the agent, removes all containers, stops the controller.
+    pub fn stop_all(&mut self) -> Result<()> {
         if let Some(mut agent) = self.agent.take() {
             agent.stop()?;
         }

@@ -18,6 +18,10 @@ pub mod tar_stream;
 
 pub mod store;
 
+pub mod build;
+
+pub mod export;
+
 pub mod bundle;
 pub mod users;
 

@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use punnet_images::build::{self, BuildOptions};
+use punnet_images::export::{self, Format};
 use punnet_images::store::Progress;
 use punnet_images::{Digest, Image, ImportOptions, Platform, Reference, Source, Store, platform};
 use serde::Serialize;
@@ -13,6 +15,37 @@ use super::{ANY, Given, JSON, Verb, Words, flag, valued};
 use crate::container::Folders;
 use crate::error::{CliError, print_chain};
 use crate::roots::Roots;
+
+/// `punnet build CONTEXT`
+pub const BUILD: Verb = Verb {
+    name: "build",
+    summary: "Build an image from a Containerfile",
+    synopsis: "[--tag NAME] [--file FILE] [--output PATH] [--platform OS/ARCH[/VARIANT]] [--build-arg NAME=VALUE]... [--label NAME=VALUE]... CONTEXT",
+    details: "FROM scratch with ADD, ARG, CMD, COPY, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR. The same inputs give the same\n\
+              digest; SOURCE_DATE_EPOCH sets every time in the image (1970 otherwise). Prints the manifest's digest. With --output the image is written as\n\
+              an OCI archive as well, or as an OCI layout directory when PATH ends in '/'.",
+    flags: &[
+        valued(
+            "tag",
+            "NAME",
+            "Name in the store; without it and without --output the image has only its digest",
+        )
+        .or('t'),
+        valued(
+            "file",
+            "FILE",
+            "The Containerfile [CONTEXT/Containerfile, CONTEXT/Dockerfile]",
+        )
+        .or('f'),
+        valued("output", "PATH", "Write the image there too").or('o'),
+        valued("platform", "PLATFORM", "What the image is for [this board]"),
+        valued("build-arg", "NAME=VALUE", "Value of an ARG"),
+        valued("label", "NAME=VALUE", "A label over those of the Containerfile"),
+        JSON,
+    ],
+    words: Words::Between(1, 1),
+    act: build,
+};
 
 /// `punnet images`
 pub const IMAGES: Verb = Verb {
@@ -49,6 +82,24 @@ pub const IMPORT: Verb = Verb {
     ],
     words: Words::Between(1, 1),
     act: import,
+};
+
+/// `punnet export IMAGE`
+pub const EXPORT: Verb = Verb {
+    name: "export",
+    summary: "Write an image to a file or a directory",
+    synopsis: "--output PATH [--format oci-archive|oci-dir|docker-archive] IMAGE",
+    details: "Images built here, or imported with --keep-blobs, keep their digests. Of others only the unpacked files are stored: they cannot be exported.",
+    flags: &[
+        valued("output", "PATH", "Where to").or('o'),
+        valued(
+            "format",
+            "FORMAT",
+            "oci-archive, oci-dir or docker-archive [oci-archive; oci-dir when PATH ends in '/']",
+        ),
+    ],
+    words: Words::Between(1, 1),
+    act: export,
 };
 
 /// `punnet tag IMAGE NAME`
@@ -119,6 +170,58 @@ pub fn store(roots: &Roots) -> Result<Store, CliError> {
     Ok(Store::open(roots.data()?.join("store"))?)
 }
 
+fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let store = store(roots)?;
+    let reference = given.one("tag").map(str::parse::<Reference>).transpose()?;
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let bad_epoch = || CliError::Usage("SOURCE_DATE_EPOCH is not a number of seconds".into());
+    let options = BuildOptions {
+        context: PathBuf::from(&given.words()[0]),
+        containerfile: given.one("file").map(PathBuf::from),
+        build_args: pairs(&given, "build-arg")?,
+        labels: pairs(&given, "label")?,
+        platform: platform_option(&given)?,
+        reference: reference.clone(),
+        source_date_epoch: epoch
+            .map(|text| text.parse().map_err(|_| bad_epoch()))
+            .transpose()?,
+    };
+    // The layout is made beside the store: on the same disk, and gone with this value.
+    let scratch = Scratch::make(&roots.data()?)?;
+    let built = build::build(&options, &scratch.0)?;
+    let source = Source::open(&scratch.0)?;
+    if let Some(output) = given.one("output") {
+        export::write(
+            &source,
+            &built.manifest,
+            reference.as_ref(),
+            format_of(&given, output)?,
+            Path::new(output),
+        )?;
+    }
+    if given.one("output").is_none() || reference.is_some() {
+        // An image for another board may be built here and is stored like any other: it is only running it that needs the CPU.
+        let platform = options.platform.clone().unwrap_or_else(platform::host);
+        let mut import = ImportOptions {
+            name: None,
+            platform,
+            reference: reference.clone(),
+            expect: Some(built.manifest.digest),
+            keep_blobs: true,
+            progress: &mut |_| {},
+        };
+        store.import(&source, &mut import)?;
+    }
+    if given.has("json") {
+        print_json(
+            &serde_json::json!({ "manifest": built.manifest.digest, "reference": reference.map(|name| name.to_string()) }),
+        );
+    } else {
+        println!("{}", built.manifest.digest);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn import(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     let store = store(roots)?;
     let source = Source::open(&given.words()[0])?;
@@ -149,6 +252,38 @@ fn import(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     } else {
         println!("{}", image.manifest);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let output = given
+        .one("output")
+        .ok_or_else(|| CliError::Usage("punnet export needs --output PATH".into()))?;
+    let image = store(roots)?.get(given.text(0)?)?;
+    let layout = image
+        .layout()
+        .ok_or_else(|| CliError::NoBlobs(given.text(0).unwrap_or_default().into()))?;
+    let source = Source::open(&layout)?;
+    let descriptor = source
+        .index()
+        .manifests
+        .iter()
+        .find(|entry| entry.digest == image.manifest);
+    let descriptor = descriptor.ok_or_else(|| CliError::NoBlobs(image.manifest.to_string()))?;
+    // The name it was asked for by, or the first of its names.
+    let asked = given
+        .text(0)?
+        .parse::<Reference>()
+        .ok()
+        .filter(|reference| image.references.contains(reference));
+    let reference = asked.or_else(|| image.references.first().cloned());
+    export::write(
+        &source,
+        descriptor,
+        reference.as_ref(),
+        format_of(&given, output)?,
+        Path::new(output),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -283,6 +418,16 @@ fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
         Ok((name.to_string(), value.to_string()))
     };
     given.all(long).map(pair).collect()
+}
+
+fn format_of(given: &Given, output: &str) -> Result<Format, CliError> {
+    match given.one("format") {
+        None if output.ends_with('/') => Ok(Format::OciDir),
+        None | Some("oci-archive") => Ok(Format::OciArchive),
+        Some("oci-dir") => Ok(Format::OciDir),
+        Some("docker-archive") => Ok(Format::DockerArchive),
+        Some(other) => Err(CliError::Usage(format!("--format does not take {other:?}"))),
+    }
 }
 
 fn print_json(value: &impl Serialize) {

@@ -109,9 +109,13 @@ pub const VERBS: &[Verb] = &[
     #[cfg(feature = "images")]
     run::EXEC,
     #[cfg(feature = "images")]
+    images::BUILD,
+    #[cfg(feature = "images")]
     images::IMAGES,
     #[cfg(feature = "images")]
     images::IMPORT,
+    #[cfg(feature = "images")]
+    images::EXPORT,
     #[cfg(feature = "images")]
     images::TAG,
     #[cfg(feature = "images")]

@@ -1,0 +1,192 @@
+//! Writes an image whose blobs are there as an OCI image layout, an OCI archive, or a docker-archive.
+//!
+//! Written under a temporary name beside the target, synced and renamed: whole or not there. Archives depend on nothing but the image and its name.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Compression, Descriptor, Index, to_json};
+use crate::{Error, Reference, Result, Source};
+
+/// What to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A directory: OCI image-layout.
+    OciDir,
+    /// A tar of one.
+    OciArchive,
+    /// What `docker save` writes.
+    DockerArchive,
+}
+
+/// Writes the image that `manifest` points to. A file at the target is replaced; a directory is an error.
+pub fn write(
+    source: &Source,
+    manifest: &Descriptor,
+    reference: Option<&Reference>,
+    format: Format,
+    to: &Path,
+) -> Result<()> {
+    // `a/` and `a` are the same place.
+    let to: PathBuf = to.components().collect();
+    if to.is_dir() {
+        return Err(Error::io(
+            "write",
+            &to,
+            io::Error::from(io::ErrorKind::AlreadyExists),
+        ));
+    }
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let temporary = Temporary(to.with_file_name(name));
+    let mut out = match format {
+        Format::OciDir => Out::Folder(temporary.0.clone()),
+        _ => Out::archive(&temporary.0)?,
+    };
+    match format {
+        Format::OciDir | Format::OciArchive => write_layout(source, manifest, reference, &mut out)?,
+        Format::DockerArchive => write_docker(source, manifest, reference, &mut out)?,
+    }
+    out.finish(&temporary.0)?;
+    fs::rename(&temporary.0, &to).map_err(Error::at("write", &to))
+}
+
+fn write_layout(
+    source: &Source,
+    manifest: &Descriptor,
+    reference: Option<&Reference>,
+    out: &mut Out,
+) -> Result<()> {
+    let mut entry = manifest.clone();
+    entry.annotations.remove(ANNOTATION_IMAGE_NAME);
+    entry.annotations.remove(ANNOTATION_REF_NAME);
+    if let Some(reference) = reference {
+        entry
+            .annotations
+            .insert(ANNOTATION_IMAGE_NAME.into(), reference.to_string());
+        entry.annotations.insert(
+            ANNOTATION_REF_NAME.into(),
+            reference.tag().unwrap_or("latest").into(),
+        );
+    }
+    out.add_bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    out.add_bytes("index.json", &to_json(&Index::of(vec![entry])))?;
+    let (document, _) = source.read_manifest(manifest)?;
+    let mut blobs: Vec<&Descriptor> = std::iter::once(manifest)
+        .chain([&document.config])
+        .chain(&document.layers)
+        .collect();
+    blobs.sort_by_key(|blob| blob.digest);
+    blobs.dedup_by_key(|blob| blob.digest);
+    for blob in blobs {
+        out.add(
+            &format!("blobs/sha256/{}", blob.digest.hex()),
+            blob.size,
+            &mut source.blob_of(blob)?,
+        )?;
+    }
+    Ok(())
+}
+
+/// <https://github.com/moby/docker-image-spec>: manifest.json, the configuration, and plain layers by their diff IDs.
+fn write_docker(
+    source: &Source,
+    manifest: &Descriptor,
+    reference: Option<&Reference>,
+    out: &mut Out,
+) -> Result<()> {
+    let (document, config) = source.read_manifest(manifest)?;
+    let config_name = format!("{}.json", document.config.digest.hex());
+    out.add(
+        &config_name,
+        document.config.size,
+        &mut source.blob_of(&document.config)?,
+    )?;
+    let mut layers = Vec::new();
+    for (layer, diff_id) in document.layers.iter().zip(&config.rootfs.diff_ids) {
+        let name = format!("{}/layer.tar", diff_id.hex());
+        if !layers.contains(&name) {
+            // tar wants the size first: the layer is unpacked once to count and once to write.
+            let size = io::copy(&mut plain(source, layer)?, &mut io::sink()).map_err(Error::Stream)?;
+            out.add(&name, size, &mut plain(source, layer)?)?;
+        }
+        layers.push(name);
+    }
+    let tags: Vec<String> = reference.iter().map(ToString::to_string).collect();
+    let list = serde_json::json!([{ "Config": config_name, "RepoTags": tags, "Layers": layers }]);
+    out.add_bytes("manifest.json", &to_json(&list))
+}
+
+fn plain(source: &Source, layer: &Descriptor) -> Result<Box<dyn Read>> {
+    let blob = source.blob_of(layer)?;
+    Ok(match layer.compression()? {
+        Compression::None => Box::new(blob),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
+    })
+}
+
+/// A file or directory that goes with this value unless it was renamed away.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // One of the two is right for what it is, and neither after the rename.
+        drop(fs::remove_file(&self.0));
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Where members go.
+enum Out {
+    Folder(PathBuf),
+    Archive(Box<tar::Builder<File>>, PathBuf),
+}
+
+impl Out {
+    fn archive(path: &Path) -> Result<Self> {
+        let file = File::create(path).map_err(Error::at("create", path))?;
+        Ok(Self::Archive(Box::new(tar::Builder::new(file)), path.into()))
+    }
+
+    fn add_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.add(name, bytes.len() as u64, &mut &*bytes)
+    }
+
+    fn add(&mut self, name: &str, size: u64, content: &mut dyn Read) -> Result<()> {
+        match self {
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                let parent = path.parent().unwrap_or(folder);
+                fs::create_dir_all(parent).map_err(Error::at("create", parent))?;
+                let mut file = File::create(&path).map_err(Error::at("create", &path))?;
+                io::copy(content, &mut file)
+                    .and_then(|_| file.sync_all())
+                    .map_err(Error::at("write", &path))
+            }
+            Self::Archive(archive, path) => {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(size);
+                header.set_mode(0o644);
+                header.set_mtime(0);
+                header.set_uid(0);
+                header.set_gid(0);
+                archive
+                    .append_data(&mut header, name, content.take(size))
+                    .map_err(Error::at("write", path))
+            }
+        }
+    }
+
+    fn finish(self, path: &Path) -> Result<()> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Archive(archive, _) => archive
+                .into_inner()
+                .and_then(|file| file.sync_all())
+                .map_err(Error::at("write", path)),
+        }
+    }
+}

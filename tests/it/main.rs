@@ -1,0 +1,8 @@
+//! The programs as their users meet them: real containers, a real broker, a real controller.
+//!
+//! Tests that make containers need a kernel that lets them; as root and as an ordinary user that is any recent Linux.
+
+mod bad_messages;
+mod fleet;
+mod support;
+mod verbs;
