@@ -4,7 +4,7 @@
 //! <data root>/containers/<name>/   made by create, removed by rm
 //!   config.json                    OCI runtime configuration (the bundle)
 //!   meta.json                      what `ps` shows and `stop` needs
-//!   upper/ work/                   the writable layer, unless read-only
+//!   upper/ work/                   the writable layer; mountpoints/ for a read-only container
 //! <run root>/containers/<name>/    made by start, gone with a reboot
 //!   log, log.times                 output (punnet-logs)
 //!   exit_code                      when somebody was there to learn it

@@ -1,7 +1,7 @@
 //! From an image to the configuration of a container: Docker's habits as a pure function.
 //!
-//! The root file system is the mount with destination `/`: an overlay of the image's tree and the container's own `upper` directory, or the tree itself
-//! read-only. It is mounted in the container's mount namespace, so nothing of it can stay behind on the host. `root.path` names a directory
+//! The root file system is the mount with destination `/`: an overlay of the image's tree and the container's own `upper` directory, or of the tree and
+//! empty mount points, read-only. It is mounted in the container's mount namespace, so nothing of it can stay behind on the host. `root.path` names a directory
 //! beside it only because other programs expect one. An image's VOLUMEs need no mount of their own: the writable layer holds them.
 
 use std::collections::BTreeMap;
@@ -89,6 +89,9 @@ pub struct DeviceNode {
     /// Minor number.
     pub minor: i64,
 }
+
+/// Directory of a read-only container's bundle that has what its mounts go to.
+pub const MOUNTPOINTS: &str = "mountpoints";
 
 /// Where the container is made, and by whom.
 #[derive(Clone, Debug)]
@@ -316,23 +319,22 @@ fn root_mount(options: &RunOptions, place: &Place) -> Result<Mount> {
         })
     };
     let rootfs = text(&place.image_rootfs)?;
-    let (kind, source, words) = if options.read_only {
-        ("bind", rootfs, vec!["bind".to_owned(), "ro".into()])
+    let words = if options.read_only {
+        // Below the image lie the empty directories that mounts go to: an image FROM scratch has none, and nothing can be made in it any more.
+        let mountpoints = text(&place.bundle.join(MOUNTPOINTS))?;
+        vec![format!("lowerdir={rootfs}:{mountpoints}")]
     } else {
         let (upper, work) = (
             text(&place.bundle.join("upper"))?,
             text(&place.bundle.join("work"))?,
         );
-        (
-            "overlay",
-            "overlay".into(),
-            vec![
-                format!("lowerdir={rootfs}"),
-                format!("upperdir={upper}"),
-                format!("workdir={work}"),
-            ],
-        )
+        vec![
+            format!("lowerdir={rootfs}"),
+            format!("upperdir={upper}"),
+            format!("workdir={work}"),
+        ]
     };
+    let (kind, source) = ("overlay", "overlay".to_owned());
     Ok(Mount {
         destination: "/".into(),
         kind: kind.into(),
@@ -624,7 +626,10 @@ mod tests {
                 read_only.mounts[0].kind.as_str(),
                 read_only.mounts[0].options.join(",").as_str()
             ),
-            ("bind", "bind,ro")
+            (
+                "overlay",
+                "lowerdir=/store/images/x/rootfs:/data/containers/c/mountpoints"
+            )
         );
         assert!(read_only.root.unwrap().readonly);
     }

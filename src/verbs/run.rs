@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use nix::unistd::{getegid, geteuid};
 use punnet_images::bundle::{self, BindMount, DeviceNode, Place, RunOptions};
 use punnet_images::users::Users;
 use punnet_runtime::{CreateOptions, ExecOptions};
-use punnet_spec::Status;
+use punnet_spec::{Spec, Status};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
@@ -232,9 +232,8 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
             .parsed("stop-timeout", duration_s)?
             .unwrap_or(STOP_TIMEOUT_S),
     };
-    let config_json = spec.to_json().expect("a specification of ours is always JSON");
     folders.claim()?;
-    let filled = fill(&folders, &options, &config_json, &meta);
+    let filled = fill(&folders, &options, &spec, &meta);
     if let Err(error) = filled {
         // The first error is the one to tell; what cannot be removed now has no record and is removed with rm --force.
         drop(folders.remove());
@@ -243,23 +242,57 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
     Ok(folders)
 }
 
-fn fill(folders: &Folders, options: &RunOptions, config_json: &[u8], meta: &Meta) -> Result<(), CliError> {
+fn fill(folders: &Folders, options: &RunOptions, spec: &Spec, meta: &Meta) -> Result<(), CliError> {
     let writable: &[&str] = if options.read_only {
-        &[]
+        &[bundle::MOUNTPOINTS]
     } else {
         &["upper", "work"]
     };
     for name in writable.iter().chain(&["rootfs"]) {
         let path = folders.bundle.join(name);
         fs::create_dir(&path).map_err(file("cannot create", &path))?;
-    }
-    if !options.read_only {
         // The upper directory is the root directory that the container sees.
-        let upper = folders.bundle.join("upper");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&upper, mode).map_err(file("cannot protect", &upper))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .map_err(file("cannot protect", &path))?;
     }
-    folders.write(config_json, meta)
+    if options.read_only {
+        make_mountpoints(&folders.bundle.join(bundle::MOUNTPOINTS), spec)?;
+    }
+    let config_json = spec.to_json().expect("a specification of ours is always JSON");
+    folders.write(&config_json, meta)
+}
+
+/// What the mounts go to: a directory, or a file where a file is bound. What lies in another mount is made there by the runtime.
+fn make_mountpoints(folder: &Path, spec: &Spec) -> Result<(), CliError> {
+    let targets: Vec<&str> = spec
+        .mounts
+        .iter()
+        .map(|mount| mount.destination.trim_matches('/'))
+        .collect();
+    for mount in &spec.mounts {
+        let target = mount.destination.trim_matches('/');
+        let inside_another = targets.iter().any(|other| {
+            !other.is_empty()
+                && target
+                    .strip_prefix(other)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        });
+        if target.is_empty() || inside_another {
+            continue;
+        }
+        let path = folder.join(target);
+        let is_file = mount.kind == "bind" && Path::new(&mount.source).is_file();
+        let parent = if is_file {
+            path.parent().unwrap_or(folder)
+        } else {
+            &path
+        };
+        fs::create_dir_all(parent).map_err(file("cannot create", parent))?;
+        if is_file {
+            fs::File::create(&path).map_err(file("cannot create", &path))?;
+        }
+    }
+    Ok(())
 }
 
 fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Result<RunOptions, CliError> {

@@ -2,6 +2,8 @@
 //!
 //! Tests that make containers need a kernel that lets them; as root and as an ordinary user that is any recent Linux.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
 mod bad_messages;
 mod fleet;
 mod support;
