@@ -145,13 +145,15 @@ struct Build<'a> {
     /// `FROM` has been seen.
     begun: bool,
     arguments: BTreeMap<String, String>,
+    /// ARGs from before FROM.
+    outer_arguments: BTreeMap<String, String>,
     config: ContainerConfig,
     layers: Vec<Descriptor>,
     diff_ids: Vec<Digest>,
     history: Vec<History>,
     /// Directories that the image has, without a leading slash; the root is the empty one.
     folders: BTreeSet<String>,
-    /// The image has its own command: an entrypoint that comes later puts it out of force.
+    /// Of all blobs so far.
     bytes: u64,
 }
 
@@ -169,6 +171,7 @@ impl<'a> Build<'a> {
             epoch,
             begun: false,
             arguments: BTreeMap::new(),
+            outer_arguments: BTreeMap::new(),
             config: ContainerConfig::default(),
             layers: Vec::new(),
             diff_ids: Vec::new(),
@@ -218,8 +221,8 @@ impl<'a> Build<'a> {
                     );
                 }
                 self.begun = true;
-                // What stood before FROM was for FROM alone.
-                self.arguments.clear();
+                // What stood before FROM is for FROM alone, until an ARG of the same name takes it up.
+                self.outer_arguments = std::mem::take(&mut self.arguments);
                 return Ok(());
             }
             Kind::Arg { name, default } => {
@@ -233,14 +236,20 @@ impl<'a> Build<'a> {
                 let value = match (given, default) {
                     (Some(value), _) => Some(value),
                     (None, Some(default)) => Some(expand(self, default)?),
-                    (None, None) => self.predefined(name),
+                    (None, None) => self
+                        .outer_arguments
+                        .get(name)
+                        .cloned()
+                        .or_else(|| self.predefined(name)),
                 };
                 self.arguments.extend(value.map(|value| (name.clone(), value)));
                 return Ok(());
             }
             Kind::Env(pairs) => {
-                for (name, value) in pairs {
-                    let pair = format!("{name}={}", expand(self, value)?);
+                // All values are those from before the instruction: `ENV a=1 b=$a` does not see the new `a`.
+                let expanded = pairs.iter().map(|(name, value)| Ok((name, expand(self, value)?)));
+                for (name, value) in expanded.collect::<Result<Vec<_>>>()? {
+                    let pair = format!("{name}={value}");
                     self.config
                         .env
                         .retain(|other| other.split('=').next() != Some(name));
@@ -254,10 +263,8 @@ impl<'a> Build<'a> {
                         .insert(expand(self, name)?, expand(self, value)?);
                 }
             }
-            Kind::Entrypoint(command) => {
-                self.config.entrypoint = Some(words(command));
-                self.config.cmd = None;
-            }
+            // Docker drops a base image's CMD here; FROM scratch there is none, and the file's own stays.
+            Kind::Entrypoint(command) => self.config.entrypoint = Some(words(command)),
             Kind::Cmd(command) => self.config.cmd = Some(words(command)),
             Kind::User(user) => self.config.user = expand(self, user)?,
             Kind::StopSignal(signal) => self.config.stop_signal = Some(expand(self, signal)?),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Compression, Descriptor, Index, to_json};
-use crate::{Error, Reference, Result, Source};
+use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn write(
     name.push(format!(".new-{}", std::process::id()));
     let temporary = Temporary(to.with_file_name(name));
     let mut out = match format {
-        Format::OciDir => Out::Folder(temporary.0.clone()),
+        Format::OciDir => Out::folder(&temporary.0)?,
         _ => Out::archive(&temporary.0)?,
     };
     match format {
@@ -51,7 +51,15 @@ pub fn write(
         Format::DockerArchive => write_docker(source, manifest, reference, &mut out)?,
     }
     out.finish(&temporary.0)?;
-    fs::rename(&temporary.0, &to).map_err(Error::at("write", &to))
+    fs::rename(&temporary.0, &to).map_err(Error::at("write", &to))?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync(parent.unwrap_or(Path::new(".")))
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::at("sync", folder))
 }
 
 fn write_layout(
@@ -82,13 +90,28 @@ fn write_layout(
     blobs.sort_by_key(|blob| blob.digest);
     blobs.dedup_by_key(|blob| blob.digest);
     for blob in blobs {
+        let mut content = HashingReader::new(source.blob_of(blob)?);
         out.add(
             &format!("blobs/sha256/{}", blob.digest.hex()),
             blob.size,
-            &mut source.blob_of(blob)?,
+            &mut content,
         )?;
+        expect(content, blob.digest, &format!("blob {}", blob.digest))?;
     }
     Ok(())
+}
+
+/// What was passed on is what the digest names: damage is told here, not on the machine that the image goes to.
+fn expect(content: HashingReader<impl Read>, expected: Digest, what: &str) -> Result<()> {
+    let (_, actual) = content.finish();
+    if actual == expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: what.to_owned(),
+        expected,
+        actual,
+    })
 }
 
 /// <https://github.com/moby/docker-image-spec>: manifest.json, the configuration, and plain layers by their diff IDs.
@@ -100,6 +123,7 @@ fn write_docker(
 ) -> Result<()> {
     let (document, config) = source.read_manifest(manifest)?;
     let config_name = format!("{}.json", document.config.digest.hex());
+    // read_manifest has checked this one.
     out.add(
         &config_name,
         document.config.size,
@@ -111,7 +135,9 @@ fn write_docker(
         if !layers.contains(&name) {
             // tar wants the size first: the layer is unpacked once to count and once to write.
             let size = io::copy(&mut plain(source, layer)?, &mut io::sink()).map_err(Error::Stream)?;
-            out.add(&name, size, &mut plain(source, layer)?)?;
+            let mut content = HashingReader::new(plain(source, layer)?);
+            out.add(&name, size, &mut content)?;
+            expect(content, *diff_id, &format!("layer {}, unpacked,", layer.digest))?;
         }
         layers.push(name);
     }
@@ -146,6 +172,11 @@ enum Out {
 }
 
 impl Out {
+    fn folder(path: &Path) -> Result<Self> {
+        fs::create_dir(path).map_err(Error::at("create", path))?;
+        Ok(Self::Folder(path.into()))
+    }
+
     fn archive(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::at("create", path))?;
         Ok(Self::Archive(Box::new(tar::Builder::new(file)), path.into()))
@@ -182,7 +213,10 @@ impl Out {
 
     fn finish(self, path: &Path) -> Result<()> {
         match self {
-            Self::Folder(_) => Ok(()),
+            // The files are synced one by one; their names are in these three.
+            Self::Folder(folder) => ["blobs/sha256", "blobs", ""]
+                .iter()
+                .try_for_each(|name| sync(&folder.join(name))),
             Self::Archive(archive, _) => archive
                 .into_inner()
                 .and_then(|file| file.sync_all())

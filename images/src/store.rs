@@ -36,7 +36,7 @@ use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{ContainerConfig, Descriptor, ImageConfig, Manifest, Platform, to_json};
-use crate::{Digest, Error, Reference, Result, Source};
+use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 use staging::Staging;
 use unpack::Unpacker;
 
@@ -512,7 +512,16 @@ fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, lay
     {
         let path = folder.join(blob.digest.hex());
         let mut file = File::create(&path).map_err(Error::at("create", &path))?;
-        io::copy(&mut source.blob_of(blob)?, &mut file).map_err(Error::at("write", &path))?;
+        let mut content = HashingReader::new(source.blob_of(blob)?);
+        io::copy(&mut content, &mut file).map_err(Error::at("write", &path))?;
+        let (_, actual) = content.finish();
+        if actual != blob.digest {
+            return Err(Error::Mismatch {
+                what: format!("blob {}", blob.digest),
+                expected: blob.digest,
+                actual,
+            });
+        }
     }
     let index = crate::oci::Index::of(vec![descriptor.clone()]);
     for (name, bytes) in [

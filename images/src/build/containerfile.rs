@@ -361,12 +361,19 @@ fn copy(joined: &Joined, rest_at: usize, rest: &str, words: &[(usize, &str)], is
         }
     }
     let begin = words.get(flags).map_or(rest.len(), |(offset, _)| *offset);
-    let mut paths = match command(joined, rest_at + begin, &rest[begin..])? {
-        Command::Exec(paths) => paths,
-        Command::Shell(_) => words[flags..]
+    let as_words = || {
+        words[flags..]
             .iter()
             .map(|(_, word)| (*word).to_owned())
-            .collect(),
+            .collect()
+    };
+    let mut paths = match is_array(&rest[begin..]) {
+        true => match command(joined, rest_at + begin, &rest[begin..])? {
+            Command::Exec(paths) => paths,
+            Command::Shell(_) => as_words(),
+        },
+        // A pattern such as `[ab].txt` begins with a bracket too.
+        false => as_words(),
     };
     if let Some((offset, word)) = words[flags..].iter().find(|(_, word)| word.starts_with("<<")) {
         return Err(joined.error(
@@ -395,6 +402,12 @@ fn copy(joined: &Joined, rest_at: usize, rest: &str, words: &[(usize, &str)], is
 fn owner(text: &str) -> Option<(u32, u32)> {
     let (uid, gid) = text.split_once(':').unwrap_or((text, text));
     Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+/// Whether a list of paths is written as a JSON array of strings.
+fn is_array(text: &str) -> bool {
+    let inside = text.trim_start().strip_prefix('[').map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with('"'))
 }
 
 /// A JSON array when it begins like one; one that is broken is an error rather than a line for a shell.

@@ -1,0 +1,191 @@
+//! A context to build from, and ways to look at what came out.
+
+use punnet_images::build::{self, BuildOptions};
+use punnet_images::oci::{Descriptor, ImageConfig, Manifest};
+use punnet_images::{Error, Platform, Source};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A folder with `context/`, in which a build is tried.
+pub struct Bench {
+    pub folder: TempDir,
+}
+
+/// A finished build.
+pub struct BuiltImage {
+    pub layout: PathBuf,
+    pub descriptor: Descriptor,
+    pub source: Source,
+    pub manifest: Manifest,
+    pub config: ImageConfig,
+}
+
+/// What a layer says about one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub mode: u32,
+    pub owner: (u64, u64),
+    pub mtime: u64,
+    /// Content of a file, target of a link.
+    pub data: String,
+}
+
+impl Bench {
+    /// The files of the context, made in the order given; a name that ends with `/` is a directory.
+    pub fn new(files: &[(&str, &str)]) -> Self {
+        let bench = Self {
+            folder: TempDir::new().unwrap(),
+        };
+        fs::create_dir(bench.context()).unwrap();
+        for (name, content) in files {
+            let path = bench.context().join(name);
+            if name.ends_with('/') {
+                fs::create_dir_all(&path).unwrap();
+                continue;
+            }
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        bench
+    }
+
+    pub fn context(&self) -> PathBuf {
+        self.folder.path().join("context")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Options for this context and an x86-64 image.
+    pub fn options(&self) -> BuildOptions {
+        BuildOptions {
+            context: self.context(),
+            platform: Some("linux/amd64".parse::<Platform>().unwrap()),
+            ..BuildOptions::default()
+        }
+    }
+
+    /// Builds `FROM scratch` and these lines.
+    pub fn build(&self, lines: &str) -> Result<BuiltImage, Error> {
+        self.build_file(&format!("FROM scratch\n{lines}"), &self.options())
+    }
+
+    /// Builds a whole Containerfile, which lies outside of the context.
+    pub fn build_file(&self, text: &str, options: &BuildOptions) -> Result<BuiltImage, Error> {
+        let file = self.path("Containerfile");
+        fs::write(&file, text).unwrap();
+        let options = BuildOptions {
+            containerfile: Some(file),
+            ..options.clone()
+        };
+        let layout = tempfile::Builder::new()
+            .prefix("layout")
+            .tempdir_in(self.folder.path())
+            .unwrap()
+            .keep();
+        let built = build::build(&options, &layout)?;
+        let source = Source::open(&layout)?;
+        let (manifest, config) = source.read_manifest(&built.manifest)?;
+        Ok(BuiltImage {
+            layout,
+            descriptor: built.manifest,
+            source,
+            manifest,
+            config,
+        })
+    }
+
+    /// The error of a build that must fail, with its causes.
+    pub fn refusal(&self, lines: &str) -> String {
+        match self.build(lines) {
+            Ok(_) => panic!("{lines:?} was built"),
+            Err(error) => chain(&error),
+        }
+    }
+}
+
+impl BuiltImage {
+    /// The paths of all layers, later ones over earlier ones; directories end with `/`.
+    pub fn paths(&self) -> BTreeMap<String, Shown> {
+        let mut paths = BTreeMap::new();
+        for layer in &self.manifest.layers {
+            let blob = self.source.blob_of(layer).unwrap();
+            let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(blob));
+            for entry in archive.entries().unwrap() {
+                let mut entry = entry.unwrap();
+                let mut data = String::new();
+                entry.read_to_string(&mut data).unwrap();
+                if let Some(target) = entry.link_name().unwrap() {
+                    data = target.display().to_string();
+                }
+                let header = entry.header();
+                let shown = Shown {
+                    mode: header.mode().unwrap(),
+                    owner: (header.uid().unwrap(), header.gid().unwrap()),
+                    mtime: header.mtime().unwrap(),
+                    data,
+                };
+                paths.insert(String::from_utf8(entry.path_bytes().to_vec()).unwrap(), shown);
+            }
+        }
+        paths
+    }
+
+    /// Paths of files and links with their content.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let files = self.paths().into_iter().filter(|(path, _)| !path.ends_with('/'));
+        files.map(|(path, shown)| (path, shown.data)).collect()
+    }
+}
+
+/// Every file below a folder with its bytes.
+pub fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.insert(
+                    path.strip_prefix(folder).unwrap().to_owned(),
+                    fs::read(&path).unwrap(),
+                );
+            }
+        }
+    }
+    files
+}
+
+/// An error and its causes in one line, as a user sees them.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs a tool that must succeed; `None`, and a line that says so, when this machine lacks it.
+pub fn tool(name: &str, arguments: &[&str]) -> Option<String> {
+    let output: Output = match Command::new(name).args(arguments).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("SKIPPED: {name} is not installed");
+            return None;
+        }
+        other => other.unwrap(),
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {errors}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
