@@ -50,7 +50,7 @@ pub struct Unpacker {
     objects: PathBuf,
     /// Directories by path, whose metadata is set when nothing is put into them any more.
     folders: BTreeMap<PathBuf, Metadata>,
-    /// Inode and object name of each regular file.
+    /// Inode and object name of each regular file, replaced ones too, in the order of unpacking.
     files: Vec<(u64, [u8; 32])>,
     entries: u64,
     bytes: u64,
@@ -136,7 +136,8 @@ impl Unpacker {
                 }
             }
         }
-        self.files.sort_unstable();
+        // Stable: of the files that had an inode one after another, the last is the one in the tree.
+        self.files.sort_by_key(|&(inode, _)| inode);
         let file = File::create(list).map_err(Error::at("create", list))?;
         let mut list = List {
             out: BufWriter::new(file),
@@ -155,15 +156,20 @@ impl Unpacker {
             if metadata.is_dir() {
                 self.list_folder(&below, list)?;
             } else if metadata.is_file() {
-                let known = self
-                    .files
-                    .binary_search_by_key(&metadata.ino(), |&(inode, _)| inode);
-                let (_, name) = self.files[known
-                    .map_err(|_| Error::malformed("the tree", "it has a file that was not unpacked"))?];
+                let name = self
+                    .name_of(metadata.ino())
+                    .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
                 list.add(&Digest::from_bytes(name), metadata.len(), &below)?;
             }
         }
         Ok(())
+    }
+
+    /// The object that an inode of the tree is. A file replaced by a later entry leaves its inode to the next one that is made.
+    fn name_of(&self, inode: u64) -> Option<[u8; 32]> {
+        let end = self.files.partition_point(|&(other, _)| other <= inode);
+        let (last, name) = self.files[..end].last()?;
+        (*last == inode).then_some(*name)
     }
 
     fn apply(&mut self, mut archive: Archive<'_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Writing images out: the digests stay, other tools read what we write and we read what they write, and a write that fails leaves
 //! nothing behind.
 
-use crate::support::{Bench, BuiltImage, bytes_below, chain, tool};
+use crate::support::{Bench, BuiltImage, Mounted, bytes_below, chain, noise, tool};
 use punnet_images::export::{self, Format};
 use punnet_images::{Error, Image, ImportOptions, Platform, Reference, Source, Store};
 use std::fs;
@@ -284,37 +284,4 @@ fn assert_nothing_new(folder: &Path, name: &str) {
         !left.iter().any(|entry| entry.to_string_lossy().starts_with(name)),
         "{left:?}"
     );
-}
-
-/// Bytes that do not compress, the same every time.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    std::iter::repeat_with(next).take(count).collect()
-}
-
-/// A mount that goes with this value.
-struct Mounted(std::path::PathBuf);
-
-impl Mounted {
-    fn tmpfs(at: &Path, options: &str) -> Self {
-        fs::create_dir(at).unwrap();
-        tool(
-            "mount",
-            &["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()],
-        )
-        .unwrap();
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        tool("umount", &[self.0.to_str().unwrap()]);
-    }
 }

@@ -189,3 +189,43 @@ pub fn tool(name: &str, arguments: &[&str]) -> Option<String> {
     assert!(output.status.success(), "{name} {arguments:?}: {errors}");
     Some(String::from_utf8(output.stdout).unwrap())
 }
+
+/// Bytes that do not compress, the same every time.
+pub fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// A mount that goes with this value.
+pub struct Mounted(pub PathBuf);
+
+impl Mounted {
+    pub fn tmpfs(at: &Path, options: &str) -> Self {
+        fs::create_dir(at).unwrap();
+        tool(
+            "mount",
+            &["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()],
+        )
+        .unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        tool("umount", &[self.0.to_str().unwrap()]);
+    }
+}
+
+/// Text that differs with its number and compresses little.
+pub fn noise_text(number: usize, count: usize) -> String {
+    let digits =
+        |(at, byte): (usize, u8)| char::from(b'a' + (usize::from(byte) + number * (at % 13)) as u8 % 26);
+    noise(count).into_iter().enumerate().map(digits).collect()
+}

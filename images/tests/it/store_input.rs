@@ -1,0 +1,376 @@
+//! The store against images that lie or attack: each is refused by name, nothing is written outside, and nothing of it stays.
+
+use crate::support::{bytes_below, chain};
+use flate2::{Compression, write::GzEncoder};
+use punnet_images::oci::{self, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
+use punnet_images::{Digest, Error, Image, ImportOptions, Result, Source, Store};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A layout of these layers, each a tar, written gzip-compressed.
+pub struct Made {
+    pub folder: TempDir,
+    pub manifest: Manifest,
+    pub config: ImageConfig,
+}
+
+impl Made {
+    pub fn new(layers: &[Vec<u8>]) -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir_all(folder.path().join("layout/blobs/sha256")).unwrap();
+        let mut made = Self {
+            folder,
+            manifest: Manifest {
+                schema_version: 2,
+                media_type: media_type::MANIFEST.into(),
+                config: Descriptor::of(media_type::CONFIG, b""),
+                layers: Vec::new(),
+                annotations: BTreeMap::new(),
+            },
+            config: ImageConfig {
+                architecture: "amd64".into(),
+                os: "linux".into(),
+                rootfs: RootFs {
+                    kind: "layers".into(),
+                    diff_ids: Vec::new(),
+                },
+                ..ImageConfig::default()
+            },
+        };
+        for layer in layers {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(layer).unwrap();
+            made.config.rootfs.diff_ids.push(Digest::of(layer));
+            let blob = made.blob(media_type::LAYER_GZIP, &encoder.finish().unwrap());
+            made.manifest.layers.push(blob);
+        }
+        made
+    }
+
+    fn blob(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let descriptor = Descriptor::of(media_type, bytes);
+        fs::write(self.blob_path(&descriptor), bytes).unwrap();
+        descriptor
+    }
+
+    pub fn blob_path(&self, descriptor: &Descriptor) -> std::path::PathBuf {
+        self.folder
+            .path()
+            .join("layout/blobs/sha256")
+            .join(descriptor.digest.hex())
+    }
+
+    /// Writes configuration, manifest and index as they are now.
+    pub fn source(&mut self) -> Source {
+        self.manifest.config = self.blob(media_type::CONFIG, &oci::to_json(&self.config));
+        let manifest = self.blob(media_type::MANIFEST, &oci::to_json(&self.manifest));
+        let layout = self.folder.path().join("layout");
+        fs::write(
+            layout.join("index.json"),
+            oci::to_json(&Index::of(vec![manifest])),
+        )
+        .unwrap();
+        fs::write(layout.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        Source::open(&layout).unwrap()
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(self.folder.path().join("store")).unwrap()
+    }
+
+    fn import(&mut self) -> Result<Image> {
+        import(&self.store(), &self.source())
+    }
+}
+
+pub fn import(store: &Store, source: &Source) -> Result<Image> {
+    let mut options = ImportOptions {
+        name: None,
+        platform: "linux/amd64".parse().unwrap(),
+        reference: Some("app".parse().unwrap()),
+        expect: None,
+        keep_blobs: false,
+        progress: &mut |_| {},
+    };
+    store.import(source, &mut options)
+}
+
+/// One entry with a name that no archive library would write.
+pub fn entry(kind: u8, name: &str, link: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.as_old_mut().linkflag[0] = kind;
+    header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(data.len() as u64);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+pub fn file(name: &str, data: &str) -> Vec<u8> {
+    entry(b'0', name, "", data.as_bytes())
+}
+
+/// Nothing is published, and nothing of the attempt is left that prune would not take.
+fn assert_nothing_stored(made: &Made) {
+    let store = made.store();
+    assert!(store.list().unwrap().is_empty());
+    store.prune(|_| false).unwrap();
+    let root = made.folder.path().join("store");
+    for part in ["images", "refs", "staging", "objects"] {
+        assert!(bytes_below(&root.join(part)).is_empty(), "{part} is not empty");
+    }
+}
+
+#[test]
+fn entries_that_lead_out_of_the_tree_are_refused_by_name() {
+    let outside = TempDir::new().unwrap();
+    let target = outside.path().to_str().unwrap();
+    fs::write(outside.path().join("host"), "host").unwrap();
+    for (layer, part) in [
+        (file("../evil", "x"), "../evil"),
+        (file("a/../../evil", "x"), "a/../../evil"),
+        (file("/evil", "x"), "/evil"),
+        (
+            [entry(b'2', "out", target, b""), file("out/evil", "x")].concat(),
+            "out/evil",
+        ),
+        (
+            [
+                entry(b'2', "up", "../../../../../../..", b""),
+                file("up/tmp/evil", "x"),
+            ]
+            .concat(),
+            "up/tmp/evil",
+        ),
+        (
+            [entry(b'2', "out", target, b""), entry(b'5', "out/evil/", "", b"")].concat(),
+            "out/evil",
+        ),
+        (
+            [
+                entry(b'2', "out", target, b""),
+                entry(b'1', "in", "out/host", b""),
+            ]
+            .concat(),
+            "`in`",
+        ),
+        (
+            [entry(b'2', "out", target, b""), file("out/.wh.host", "")].concat(),
+            "out/.wh.host",
+        ),
+        (
+            [entry(b'2', "out", target, b""), file("out/.wh..wh..opq", "")].concat(),
+            "out/.wh..wh..opq",
+        ),
+        (
+            entry(b'1', "in", "../../../../etc/passwd", b""),
+            "out of the image",
+        ),
+        (entry(b'1', "in", "/etc/passwd", b""), "out of the image"),
+    ] {
+        let mut made = Made::new(&[[file("before", "x"), layer].concat()]);
+        let error = chain(&made.import().expect_err(part));
+        assert!(error.contains(part), "{part}: {error}");
+        assert_nothing_stored(&made);
+    }
+    assert_eq!(bytes_below(outside.path()).len(), 1);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_file_is_replaced_and_not_followed() {
+    let outside = TempDir::new().unwrap();
+    let host = outside.path().join("host");
+    fs::write(&host, "host").unwrap();
+    let layer = [entry(b'2', "f", host.to_str().unwrap(), b""), file("f", "mine")].concat();
+    let image = Made::new(std::slice::from_ref(&layer))
+        .import()
+        .map(|image| fs::symlink_metadata(image.rootfs().join("f")).unwrap().is_file());
+    assert!(image.unwrap());
+    assert_eq!(fs::read_to_string(host).unwrap(), "host");
+}
+
+#[test]
+fn damaged_and_lying_blobs_are_refused_as_such() {
+    let layer = [file("a", &"x".repeat(5000)), vec![0; 1024]].concat();
+    let tampered = |change: &dyn Fn(&mut Made)| {
+        let mut made = Made::new(std::slice::from_ref(&layer));
+        change(&mut made);
+        let error = made.import().expect_err("it lies");
+        assert_nothing_stored(&made);
+        error
+    };
+    let edit = |made: &Made, edit: &dyn Fn(&mut Vec<u8>)| {
+        let path = made.blob_path(&made.manifest.layers[0]);
+        let mut bytes = fs::read(&path).unwrap();
+        edit(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+    };
+    // The gzip header's time: unpacks to the same, only the digest tells.
+    let error = chain(&tampered(&|made| edit(made, &|bytes| bytes[4] ^= 1)));
+    assert!(error.contains("is damaged: its digest is"), "{error}");
+    let error = chain(&tampered(&|made| edit(made, &|bytes| bytes[20] ^= 0x55)));
+    assert!(error.contains("is damaged"), "{error}");
+    let error = chain(&tampered(&|made| edit(made, &|bytes| bytes.truncate(30))));
+    assert!(error.contains("30 bytes"), "{error}");
+    let error = chain(&tampered(&|made| made.manifest.layers[0].size += 1));
+    assert!(error.contains("its descriptor says"), "{error}");
+    let error = chain(&tampered(&|made| {
+        made.config.rootfs.diff_ids[0] = Digest::of(b"other");
+    }));
+    assert!(error.contains(&Digest::of(b"other").to_string()), "{error}");
+    let error = chain(&tampered(&|made| {
+        made.config.rootfs.diff_ids.push(Digest::of(b"other"));
+    }));
+    assert!(error.contains("1 layers"), "{error}");
+    let error = tampered(&|made| made.config.architecture = "s390x".into());
+    assert!(
+        matches!(&error, Error::WrongPlatform(text) if text.contains("linux/s390x") && text.contains("linux/amd64")),
+        "{error}"
+    );
+    let error = tampered(&|made| made.config.os = "windows".into());
+    assert!(
+        matches!(&error, Error::WrongPlatform(text) if text.contains("windows/amd64")),
+        "{error}"
+    );
+    let error = chain(&tampered(&|made| {
+        made.manifest.layers[0].media_type = media_type::LAYER_ZSTD.into();
+    }));
+    assert!(error.contains("zstd"), "{error}");
+}
+
+#[test]
+fn a_layer_that_never_ends_is_stopped() {
+    // 64 MiB of zeros behind the end of the archive, in 64 KiB.
+    let mut made = Made::new(&[[file("a", "x"), vec![0; 64 << 20]].concat()]);
+    let error = chain(&made.import().expect_err("it has no end"));
+    assert!(error.contains("refused"), "{error}");
+    assert_nothing_stored(&made);
+}
+
+#[test]
+fn whiteouts_hide_lower_layers_only() {
+    let base = [
+        file("keep", "1"),
+        file("gone", "2"),
+        file("d/x", "3"),
+        file("d/y", "4"),
+        file("e/z", "5"),
+        file("e/w/v", "6"),
+    ]
+    .concat();
+    let top = [
+        file(".wh.gone", ""),
+        file("d/new", "7"),
+        file("d/.wh..wh..opq", ""),
+        file("e/.wh.w", ""),
+        file("e/w", "8"),
+    ]
+    .concat();
+    let mut made = Made::new(&[base, top]);
+    let image = made.import().unwrap();
+    let files: Vec<_> = bytes_below(&image.rootfs())
+        .into_keys()
+        .map(|path| path.display().to_string())
+        .collect();
+    assert_eq!(files, ["d/new", "e/w", "e/z", "keep"]);
+}
+
+#[test]
+fn the_last_of_duplicate_entries_counts() {
+    let layer = [
+        file("a", "1"),
+        entry(b'5', "a/", "", b""),
+        file("a/b", "2"),
+        file("c", "3"),
+        file("c", "4"),
+    ]
+    .concat();
+    let mut made = Made::new(&[layer]);
+    let image = made.import().unwrap();
+    let files: Vec<_> = bytes_below(&image.rootfs())
+        .into_iter()
+        .map(|(path, data)| (path.display().to_string(), data))
+        .collect();
+    assert_eq!(
+        files,
+        [("a/b".to_owned(), b"2".to_vec()), ("c".to_owned(), b"4".to_vec())]
+    );
+}
+
+#[test]
+fn files_that_upper_layers_replace_are_listed_as_they_ended() {
+    let layer = |seed: usize| -> Vec<u8> {
+        (0..200)
+            .flat_map(|number| file(&format!("f{number}"), &format!("{seed} {number}")))
+            .collect()
+    };
+    let mut made = Made::new(&[layer(1), layer(2), layer(1), layer(3)]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    assert_eq!(fs::read_to_string(image.rootfs().join("f7")).unwrap(), "3 7");
+}
+
+#[test]
+fn a_whiteout_of_the_folder_itself_hides_nothing() {
+    let top = [file("d/.wh.", ""), file("d/.wh..", ""), file("d/.wh...", "")].concat();
+    let mut made = Made::new(&[[file("a", "1"), file("d/b", "2")].concat(), top]);
+    let image = made.import().unwrap();
+    assert!(image.rootfs().join("a").exists() && image.rootfs().join("d/b").exists());
+}
+
+#[test]
+fn equal_files_share_one_inode_across_images_and_prune_takes_what_is_left() {
+    let mut first = Made::new(&[[file("same", "shared"), file("one", "1")].concat()]);
+    let mut second = Made::new(&[[file("other/name", "shared"), file("two", "2")].concat()]);
+    let store = first.store();
+    let a = import(&store, &first.source()).unwrap();
+    let b = import(&store, &second.source()).unwrap();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(
+        inode(&a.rootfs().join("same")),
+        inode(&b.rootfs().join("other/name"))
+    );
+    store.tag(&a, &"first".parse().unwrap()).unwrap();
+    store.remove("app").unwrap();
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert!(store.verify(&a).unwrap().is_empty());
+    assert_eq!(bytes_below(&first.folder.path().join("store/objects")).len(), 2);
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    let mut made = Made::new(&[[file("fine", "1"), file("cut", "content"), file("lost", "3")].concat()]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    assert!(store.verify(&image).unwrap().is_empty());
+    // What a power cut does to a disk that lies: an empty file, and a name that is gone.
+    fs::File::options()
+        .write(true)
+        .open(image.rootfs().join("cut"))
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    fs::remove_file(image.rootfs().join("lost")).unwrap();
+    let problems: Vec<String> = store
+        .verify(&image)
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems.iter().any(|problem| problem.contains("cut"))
+            && problems.iter().any(|problem| problem.contains("lost"))
+    );
+}
