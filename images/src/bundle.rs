@@ -100,6 +100,8 @@ pub struct Place {
     pub image_rootfs: PathBuf,
     /// The container's bundle; `upper` and `work` are in it.
     pub bundle: PathBuf,
+    /// cgroups_path of the specification.
+    pub cgroup: String,
     /// Effective user and group of who runs it; 0 for root.
     pub euid: u32,
     /// As above.
@@ -387,6 +389,7 @@ fn linux(options: &RunOptions, place: &Place, seccomp: Option<Seccomp>) -> Linux
             options.devices.iter().map(DeviceNode::to_spec).collect()
         },
         resources: resources(options, rootless),
+        cgroups_path: place.cgroup.clone(),
         masked_paths: owned(MASKED_PATHS),
         readonly_paths: owned(READONLY_PATHS),
         seccomp,
@@ -542,6 +545,7 @@ mod tests {
         Place {
             image_rootfs: "/store/images/x/rootfs".into(),
             bundle: "/data/containers/c".into(),
+            cgroup: "/punnet/c".into(),
             euid,
             egid: euid,
             host_files: vec!["/etc/resolv.conf".into()],

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nix::unistd::{getegid, geteuid};
+use punnet_images::Digest;
 use punnet_images::bundle::{self, BindMount, DeviceNode, Place, RunOptions};
 use punnet_images::users::Users;
 use punnet_runtime::{CreateOptions, ExecOptions};
@@ -205,6 +206,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
     let place = Place {
         image_rootfs: image.rootfs(),
         bundle: folders.bundle.clone(),
+        cgroup: cgroup_of(&folders),
         euid: geteuid().as_raw(),
         egid: getegid().as_raw(),
         host_files: bundle::host_network_files(),
@@ -240,6 +242,18 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         return Err(error);
     }
     Ok(folders)
+}
+
+/// Names are unique below one data root; the cgroup tree has those of all.
+fn cgroup_of(folders: &Folders) -> String {
+    let whole = Digest::of(folders.bundle.as_os_str().as_encoded_bytes()).hex();
+    let name = format!("{}-{}", folders.name, &whole[..8]);
+    // A user's is relative: below the cgroup that was delegated.
+    if geteuid().is_root() {
+        format!("/punnet/{name}")
+    } else {
+        format!("punnet-{name}")
+    }
 }
 
 fn fill(folders: &Folders, options: &RunOptions, spec: &Spec, meta: &Meta) -> Result<(), CliError> {

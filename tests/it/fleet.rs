@@ -126,6 +126,11 @@ fn wait_running(stand: &Stand, app: &str) {
     }
 }
 
+/// What the container has written; nothing while there is none, as between two versions.
+fn log_of(stand: &Stand, app: &str) -> String {
+    String::from_utf8(output(&mut stand.punnet(&["logs", app])).stdout).unwrap()
+}
+
 fn wait_gone(stand: &Stand) {
     wait_for("the container to go", PATIENCE, || {
         Ok(containers(stand).is_empty().then_some(()))
@@ -184,7 +189,7 @@ fn an_agent_killed_at_any_moment_ends_with_the_container_running_once() {
         stand.kill_agent().unwrap();
         stand.start_agent().unwrap();
         let wanted = || {
-            Ok(ok(&mut stand.punnet(&["logs", "hello"]))
+            Ok(log_of(&stand, "hello")
                 .contains(&greeting["GREETING=".len()..])
                 .then_some(()))
         };
@@ -216,7 +221,7 @@ fn a_controller_killed_at_any_moment_keeps_its_word() {
         }
         wait_running(&stand, "hello");
         let wanted = || {
-            Ok(ok(&mut stand.punnet(&["logs", "hello"]))
+            Ok(log_of(&stand, "hello")
                 .contains(&greeting["GREETING=".len()..])
                 .then_some(()))
         };
