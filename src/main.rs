@@ -6,6 +6,10 @@
 //! **Invariant:** nothing here is asynchronous and nothing here starts a thread: the runtime clones this very process.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "images"),
+    allow(dead_code, reason = "the runtime alone has none of the verbs that use it")
+)]
 
 #[cfg(feature = "images")]
 mod container;
