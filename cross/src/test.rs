@@ -154,7 +154,7 @@ fn documentation() -> Result<()> {
             "--all-features",
             "--locked",
         ])
-        .env("RUSTDOCFLAGS", "-D warnings"))
+        .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"))
 }
 
 /// The demo again as an ordinary user, when root runs the tests; otherwise the demo before was that.

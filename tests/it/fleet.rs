@@ -161,7 +161,8 @@ fn the_main_job(broker: Broker) {
     assert!(stand.agent_pss_kib().unwrap() > 0);
     // Another version takes the place of the one that runs.
     ok(deploy(&stand, "hello", "hello").args(["--env", "GREETING=second", "--wait=60s"]));
-    assert!(stand.first_lines("hello", DEVICE, 1).unwrap()[0].starts_with("second: "));
+    let second = || Ok(log_of(&stand, "hello").starts_with("second: ").then_some(()));
+    wait_for("the second version", PATIENCE, second).unwrap();
     runs_exactly_once(&stand, "hello");
     ok(&mut stand.fleet(&["rm", "--app", "hello", "--device", DEVICE]));
     wait_gone(&stand);
