@@ -247,12 +247,11 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
 /// Names are unique below one data root; the cgroup tree has those of all.
 fn cgroup_of(folders: &Folders) -> String {
     let whole = Digest::of(folders.bundle.as_os_str().as_encoded_bytes()).hex();
-    let name = format!("{}-{}", folders.name, &whole[..8]);
-    // A user's is relative: below the cgroup that was delegated.
+    // A user's containers take what cgroup was delegated, if any: naming one would demand it.
     if geteuid().is_root() {
-        format!("/punnet/{name}")
+        format!("/punnet/{}-{}", folders.name, &whole[..8])
     } else {
-        format!("punnet-{name}")
+        String::new()
     }
 }
 
