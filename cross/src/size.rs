@@ -135,7 +135,7 @@ mod tests {
         let cases = [
             ("_ZN4core3fmt5write17h0123456789abcdefE", "core"),
             (
-                "_ZN64_$LT$punnet_spec..Root$u20$as$u20$serde..ser..Serialize$GT$9serialize17h0123456789abcdefE",
+                "_ZN59_$LT$punnet_spec..Root$u20$as$u20$serde..ser..Serialize$GT$9serialize17h0123456789abcdefE",
                 "punnet_spec",
             ),
             ("memcpy", "C library"),

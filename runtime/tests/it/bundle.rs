@@ -29,6 +29,25 @@ pub fn only_punnet(test: &str) -> bool {
     other
 }
 
+/// Copies a program from another process: a descriptor of ours that could write it would pass into whatever other tests fork
+/// meanwhile, and executing it then answers "Text file busy" (execve(2), ETXTBSY).
+pub fn install(program: impl AsRef<Path>, to: &Path) {
+    let status = Command::new("install")
+        .args(["-m", "755"])
+        .arg(program.as_ref())
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(status.success(), "install {}: {status}", to.display());
+}
+
+/// The same for a program that the test makes itself.
+pub fn install_bytes(program: impl AsRef<[u8]>, to: &Path) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), program).unwrap();
+    install(file.path(), to);
+}
+
 /// What a command answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -67,7 +86,7 @@ impl Bundle {
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let bin = dir.path().join("rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        install("/bin/busybox", &bin.join("busybox"));
         for applet in APPLETS {
             symlink("busybox", bin.join(applet)).unwrap();
         }

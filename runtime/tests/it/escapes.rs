@@ -1,6 +1,6 @@
 //! What images and programs try: each test fails on a runtime that joins paths as text.
 
-use crate::bundle::{Bundle, bind, only_punnet};
+use crate::bundle::{Bundle, bind, install_bytes, only_punnet};
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,11 +72,7 @@ fn the_runtimes_own_file_is_never_what_is_executed() {
         let trick = bundle.rootfs().join("bin/trick");
         match how {
             "link" => symlink("/proc/self/exe", &trick).unwrap(),
-            "script" => {
-                std::fs::write(&trick, "#!/proc/self/exe\n").unwrap();
-                std::fs::set_permissions(&trick, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                    .unwrap();
-            }
+            "script" => install_bytes("#!/proc/self/exe\n", &trick),
             _ => bundle.process().args[0] = "/proc/self/exe".into(),
         }
         let answer = bundle.run();

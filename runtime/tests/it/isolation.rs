@@ -1,6 +1,6 @@
 //! Namespaces, mounts, masked and read-only paths, devices.
 
-use crate::bundle::{Bundle, bind, only_punnet};
+use crate::bundle::{Bundle, bind, install, only_punnet};
 use punnet_spec::{Mount, Namespace};
 
 #[test]
@@ -164,7 +164,7 @@ fn bind_mounts_carry_their_options() {
         tempfile::tempdir().unwrap(),
     );
     std::fs::write(ro.path().join("file"), "content\n").unwrap();
-    std::fs::copy("/bin/busybox", noexec.path().join("true")).unwrap();
+    install("/bin/busybox", &noexec.path().join("true"));
     bundle.spec.mounts.extend([
         bind(ro.path(), "/ro", &["ro"]),
         bind(noexec.path(), "/noexec", &["noexec", "nosuid", "nodev"]),

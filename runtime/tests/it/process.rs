@@ -1,9 +1,9 @@
 //! What the program sees of itself: ids, capabilities, limits, descriptors, directory; and `exec`.
 
-use crate::bundle::{Bundle, only_punnet};
+use crate::bundle::{Bundle, install_bytes, only_punnet};
 use punnet_spec::{Capabilities, Rlimit, Seccomp, SyscallRule};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
 fn status_lines(text: &str, prefix: &str) -> Vec<String> {
     text.lines()
@@ -224,9 +224,7 @@ fn a_foreign_program_is_named() {
     elf.resize(64, 0);
     elf[16] = 2;
     elf[18] = 40;
-    let path = bundle.rootfs().join("bin/foreign");
-    std::fs::write(&path, elf).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    install_bytes(elf, &bundle.rootfs().join("bin/foreign"));
     let answer = bundle.run();
     assert_ne!(answer.code, 0);
     if only_punnet("the name of the architecture") {
@@ -250,9 +248,10 @@ fn a_foreign_program_is_named() {
 #[test]
 fn scripts_run_with_their_interpreter() {
     let bundle = Bundle::args(&["/bin/script", "one", "two"]);
-    let path = bundle.rootfs().join("bin/script");
-    std::fs::write(&path, "#!/bin/sh -e\necho $0 $#; false; echo never\n").unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    install_bytes(
+        "#!/bin/sh -e\necho $0 $#; false; echo never\n",
+        &bundle.rootfs().join("bin/script"),
+    );
     let answer = bundle.run();
     assert_eq!(
         (answer.code, answer.out.as_str()),

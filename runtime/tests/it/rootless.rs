@@ -1,7 +1,6 @@
 //! An ordinary user, without any set-up of the machine.
 
-use crate::bundle::{Answer, Bundle, only_punnet, runtime};
-use std::os::unix::fs::PermissionsExt;
+use crate::bundle::{Answer, Bundle, install, only_punnet, runtime};
 use std::process::Command;
 
 /// nobody and nogroup of Debian.
@@ -12,8 +11,7 @@ fn run_as_user(bundle: &Bundle, words: &[&str]) -> Answer {
     let dir = bundle.dir.path();
     let copy = dir.join("runtime");
     if !copy.exists() {
-        std::fs::copy(runtime(), &copy).unwrap();
-        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+        install(runtime(), &copy);
         let owner = Command::new("chown")
             .arg("-R")
             .arg(format!("{UID}:{UID}"))
