@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{catch_interrupts, interrupted, is_installed, output_of, run, stdout_of};
+use crate::process::{interrupted, is_installed, output_of, run, stdout_of};
 use crate::stand::{Broker, Programs, Stand, elapsed_ms};
 
 /// Rounds thrown away before measuring: caches and cgroup creation settle.
@@ -28,9 +28,18 @@ pub struct Options {
     deployments: usize,
 }
 
+impl Options {
+    /// Enough to see every row made: the tests assert no time.
+    pub fn shortest() -> Self {
+        Self {
+            rounds: 3,
+            deployments: 1,
+        }
+    }
+}
+
 /// Runs all rows.
 pub fn run_all(options: &Options) -> Result<()> {
-    catch_interrupts()?;
     let programs = Programs::build()?;
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     run_from_bundle(&programs.punnet, options.rounds)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::build::static_target;
-use crate::process::{self, catch_interrupts, interrupted};
+use crate::process::{self, interrupted, shown};
 use crate::stand::{Broker, Programs, Stand, elapsed_ms};
 
 /// Lines of the container's output that are shown.
@@ -30,7 +30,6 @@ pub struct Options {
 
 /// Runs the demo.
 pub fn run(options: &Options) -> Result<()> {
-    catch_interrupts()?;
     let programs = match &options.programs {
         Some(folder) => Programs::in_folder(folder),
         None => build()?,
@@ -39,13 +38,14 @@ pub fn run(options: &Options) -> Result<()> {
     let outcome = show(&mut stand);
     if options.keep && outcome.is_ok() {
         let (fleet, punnet) = (shown(&stand.fleet(&[])), shown(&stand.punnet(&[])));
-        let folder = stand.keep();
+        let (folder, servers) = stand.keep();
+        let servers = servers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         println!("\nStill running. Look around:");
         println!(
             "  {fleet} status\n  {fleet} logs --follow demo hello\n  {punnet} ps\n  {punnet} exec hello /hello --once"
         );
         println!(
-            "End it:\n  pkill -f {0}; {punnet} rm --force hello; rm -rf {0}",
+            "End it:\n  kill -KILL {servers}; {punnet} rm --force hello; rm -rf {}",
             folder.display()
         );
         return Ok(());
@@ -139,12 +139,4 @@ fn show(stand: &mut Stand) -> Result<()> {
         std::fs::metadata(&archive)?.len().div_ceil(1024)
     );
     Ok(())
-}
-
-fn shown(command: &std::process::Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
-        .join(" ")
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::build::{cargo, root, static_target, target_dir};
-use crate::process::{catch_interrupts, output_of, run};
+use crate::process::{self, output_of};
 
 /// Seconds each target gets in the tests: its corpus, and enough to find the shallow.
 const SECONDS_EACH: u32 = 6;
@@ -36,8 +36,7 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run_command(options: &Options) -> Result<()> {
-    catch_interrupts()?;
+pub fn run(options: &Options) -> Result<()> {
     run_targets(options.seconds, options.target.as_deref())
 }
 
@@ -62,10 +61,12 @@ fn run_targets(seconds: u32, only: Option<&str>) -> Result<()> {
             "--manifest-path",
         ])
         .arg(root().join("fuzz/Cargo.toml"));
-    run(build
-        .arg("--target-dir")
-        .arg(&folder)
-        .env("RUSTFLAGS", INSTRUMENTATION))?;
+    process::run(
+        build
+            .arg("--target-dir")
+            .arg(&folder)
+            .env("RUSTFLAGS", INSTRUMENTATION),
+    )?;
     for name in targets()?
         .iter()
         .filter(|name| only.is_none_or(|only| only == **name))

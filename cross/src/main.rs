@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, size, test};
+use xtask::{bench, demo, fuzz, process, size, test};
 
 #[derive(Parser)]
 #[command(
@@ -38,11 +38,13 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    process::catch_interrupts()?;
+    match command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run_all(&options),
         Command::Size(options) => size::run(&options),
-        Command::Fuzz(options) => fuzz::run_command(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }

@@ -1,6 +1,7 @@
 //! Running programs, and ending them for certain.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ pub const POLL: Duration = Duration::from_millis(20);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C and SIGTERM make [`interrupted`] true instead of ending the process, so that what was started is cleaned up.
+/// From now on Ctrl-C and SIGTERM make [`interrupted`] true instead of ending the process, so that what was started is cleaned up. Once in a process.
 pub fn catch_interrupts() -> Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C")
 }
@@ -95,9 +96,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts it, out of reach of the terminal's Ctrl-C: it ends when we end it.
     pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
         let child = command
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", shown(command)))?;
         Ok(Self { name, child })
@@ -158,8 +160,8 @@ impl Drop for Server {
     }
 }
 
-/// The command line for messages.
-fn shown(command: &Command) -> String {
+/// The command line, for people.
+pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }

@@ -13,8 +13,8 @@ use crate::build::{self, Strip, static_target};
 /// Feature sets of the device binary, smallest first, and the most KiB each may weigh on the machine that runs the tests (x86-64 with glibc's
 /// static half, which alone is some 800 KiB; the budgets of the ARM boards are for musl). About a tenth over what was measured when it was set.
 const BUDGETS: [(&str, &[&str], u64); 3] = [
-    ("runtime", &["runtime"], 1000),
-    ("runtime, images", &["images"], 2000),
+    ("runtime", &["runtime"], 1900),
+    ("runtime, images", &["images"], 2700),
     ("runtime, images, agent (all)", &[], 4400),
 ];
 
@@ -22,16 +22,21 @@ const BUDGETS: [(&str, &[&str], u64); 3] = [
 const CRATES_SHOWN: usize = 25;
 
 /// Options of `size`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints the tables.
+/// Prints the tables; fails when a feature set has outgrown its budget.
 pub fn run(options: &Options) -> Result<()> {
     let features = by_feature()?;
+    let outgrown: Vec<_> = features
+        .iter()
+        .filter(|(_, bytes, budget_kib)| bytes.div_ceil(1024) > *budget_kib)
+        .map(|(name, ..)| *name)
+        .collect();
     let crates = by_crate(&build::device_binary("punnet", &[], Strip::No)?)?;
     if options.json {
         let features: BTreeMap<_, _> = features.iter().map(|(name, bytes, _)| (name, bytes)).collect();
@@ -39,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
             "{}",
             serde_json::json!({ "bytes_by_feature": features, "code_and_data_bytes_by_crate": crates })
         );
-        return Ok(());
+        return within_budget(&outgrown);
     }
     let target = static_target()?;
     let linked = if target.is_static { "static" } else { "dynamic" };
@@ -68,19 +73,15 @@ pub fn run(options: &Options) -> Result<()> {
         format!("{} more", rows.len().saturating_sub(CRATES_SHOWN)),
         rest as f64 / 1024.0
     );
-    Ok(())
+    within_budget(&outgrown)
 }
 
-/// Fails when a feature set has outgrown its budget.
-pub fn check_budgets() -> Result<()> {
-    for (name, bytes, budget_kib) in by_feature()? {
-        let kib = bytes.div_ceil(1024);
-        println!("    punnet with {name}: {kib} KiB of {budget_kib} KiB");
-        ensure!(
-            kib <= budget_kib,
-            "punnet with {name} weighs {kib} KiB, its budget is {budget_kib} KiB (see cargo xtask size)"
-        );
-    }
+fn within_budget(outgrown: &[&str]) -> Result<()> {
+    ensure!(
+        outgrown.is_empty(),
+        "punnet has outgrown its budget with: {}",
+        outgrown.join("; ")
+    );
     Ok(())
 }
 

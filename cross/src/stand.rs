@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -91,7 +92,6 @@ pub enum Broker<'a> {
 impl Stand {
     /// An empty one: nothing runs yet.
     pub fn new(programs: Programs) -> Result<Self> {
-        // In /tmp whatever TMPDIR says: an ordinary user's runtime needs a short path that it may search.
         let folder = tempfile::Builder::new()
             .prefix("punnet-")
             .tempdir()
@@ -288,14 +288,16 @@ impl Stand {
             .with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Leaves all that runs as it is and returns the folder.
-    pub fn keep(mut self) -> PathBuf {
-        std::mem::forget(self.agent.take());
-        std::mem::forget(self.controller.take());
-        self.folder
+    /// Leaves all that runs as it is and returns the folder and the process ids of agent and controller.
+    pub fn keep(mut self) -> (PathBuf, Vec<u32>) {
+        let servers = [self.agent.take(), self.controller.take()];
+        let pids = servers.iter().flatten().map(Server::pid).collect();
+        std::mem::forget(servers);
+        let folder = self
+            .folder
             .take()
-            .expect("it is there until the stand is removed")
-            .keep()
+            .expect("it is there until the stand is removed");
+        (folder.keep(), pids)
     }
 
     /// Stops the agent, removes all containers, stops the controller.
@@ -303,11 +305,11 @@ impl Stand {
         if let Some(mut agent) = self.agent.take() {
             agent.stop()?;
         }
-        let containers: serde_json::Value =
-            serde_json::from_str(&stdout_of(&mut self.punnet(&["ps", "--all", "--json"]))?)?;
+        // In process groups of their own: a second Ctrl-C does not stop the cleaning.
+        let containers = json_of(self.punnet(&["ps", "--all", "--json"]).process_group(0))?;
         for container in containers.as_array().into_iter().flatten() {
             let name = container["name"].as_str().context("ps names no name")?;
-            run(self.punnet(&["rm", "--force", name]).stdout(Stdio::null()))?;
+            stdout_of(self.punnet(&["rm", "--force", name]).process_group(0))?;
         }
         self.controller
             .take()

@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::build::cargo;
-use crate::process::{catch_interrupts, run};
-use crate::{demo, fuzz, packages, size};
+use crate::process::run;
+use crate::{bench, demo, fuzz, packages, size};
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -37,14 +37,14 @@ const STAGES: &[Stage] = &[
     }),
     ("documentation", documentation),
     ("fuzz", fuzz::run_each_briefly),
-    ("size-budget", size::check_budgets),
+    ("size", || size::run(&size::Options::default())),
     ("demo", || demo::run(&demo::Options::default())),
     ("demo-rootless", demo_rootless),
+    ("bench", || bench::run_all(&bench::Options::shortest())),
 ];
 
 /// Runs the stages.
 pub fn run_all(options: &Options) -> Result<()> {
-    catch_interrupts()?;
     let began = Instant::now();
     let mut done = 0;
     for (name, stage) in STAGES {

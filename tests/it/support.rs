@@ -10,21 +10,37 @@ use xtask::stand::{Programs, Stand, json_of};
 
 /// The device binary under test, the controller built beside it, the example program static as it must be.
 pub fn programs() -> Programs {
-    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
-    let (fleet, hello) = BUILT.get_or_init(|| {
+    static HELLO: OnceLock<PathBuf> = OnceLock::new();
+    let hello = HELLO.get_or_init(|| {
         let status = build::cargo()
-            .args(["build", "--quiet", "--locked", "--package", "punnet-fleet"])
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--package",
+                "punnet-fleet",
+                "--package",
+                "xtask",
+            ])
             .status()
             .unwrap();
-        assert!(status.success(), "the controller does not build");
-        let fleet = PathBuf::from(env!("CARGO_BIN_EXE_punnet")).with_file_name("punnet-fleet");
-        (fleet, build::device_binary("hello", &[], Strip::Yes).unwrap())
+        assert!(status.success(), "the controller and the tools do not build");
+        build::device_binary("hello", &[], Strip::Yes).unwrap()
     });
     Programs {
         punnet: env!("CARGO_BIN_EXE_punnet").into(),
-        fleet: fleet.clone(),
+        fleet: beside("punnet-fleet"),
         hello: hello.clone(),
     }
+}
+
+/// `cargo xtask`'s program, as built beside by [`programs`].
+pub fn xtask() -> PathBuf {
+    beside("xtask")
+}
+
+fn beside(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_punnet")).with_file_name(name)
 }
 
 /// A stand on which nothing runs yet.
