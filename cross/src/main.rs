@@ -6,12 +6,13 @@
 //! | `test` | installs what is missing, then every check there is; CI runs exactly this | test.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
+//! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
 //! | `bench` | speed and memory beside the peers that are installed | bench.rs |
 
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, process, size, test};
+use xtask::{bench, demo, fuzz, process, size, test, vm};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +34,8 @@ enum Command {
     Size(size::Options),
     /// Run the fuzz targets
     Fuzz(fuzz::Options),
+    /// Run a command in a virtual machine: this machine's root, another kernel, cgroup v2, all capabilities
+    Vm(vm::Options),
     /// Measure speed and memory beside the peers that are installed
     Bench(bench::Options),
 }
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run_all(&options),
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Vm(options) => vm::run_command(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }

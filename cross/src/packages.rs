@@ -22,9 +22,14 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("c++", "g++"),
 ];
 
-/// Installs what is missing when root; says what to install otherwise.
+/// What the tests need.
 pub fn ensure_programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS
+    ensure(PROGRAMS)
+}
+
+/// Installs what is missing of these (program, Debian package) when root; says what to install otherwise.
+pub fn ensure(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = programs
         .iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|&(_, package)| package)

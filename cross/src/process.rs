@@ -118,6 +118,11 @@ impl Server {
         }
     }
 
+    /// `Some` once it has ended by itself.
+    pub fn ended(&mut self) -> Result<Option<()>> {
+        Ok(self.child.try_wait()?.map(drop))
+    }
+
     /// SIGKILL, as a crash or the kernel's OOM killer would.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;

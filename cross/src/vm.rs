@@ -1,0 +1,281 @@
+//! `cargo xtask vm -- COMMAND`: runs a command in a virtual x86-64 machine that has what a container host may lack: cgroup v2 with every controller,
+//! all capabilities, loadable modules, a power switch.
+//!
+//! Its root is this machine's own, over 9p and read-only, with all changes on a scratch disk that ends with the run: programs and paths
+//! are the same inside. The kernel is Debian's. QEMU emulates (TCG): KVM is not everywhere.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build::{root, target_dir};
+use crate::initramfs::{Initramfs, modules_in_order};
+use crate::packages;
+use crate::process::{Server, run, stdout_of, wait_for};
+
+/// The package that names the kernel package of today.
+const KERNEL_PACKAGE: &str = "linux-image-amd64";
+
+/// What has to be in the kernel before its root is there; the rest is loaded when asked for.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "9pnet_virtio",
+    "9p",
+    "crc32c_generic",
+    "ext4",
+    "overlay",
+];
+
+/// Size of the scratch disk, bytes; the file has holes.
+const DISK_BYTES: u64 = 16 << 30;
+
+/// Programs the machine is made with, and the Debian package of each.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("busybox", "busybox-static"),
+];
+
+/// Options of `vm`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Memory of the machine, MiB
+    #[arg(long, default_value_t = 2048)]
+    memory: u32,
+    /// Seconds after which the machine is switched off
+    #[arg(long, default_value_t = 1800)]
+    timeout: u64,
+    /// Set an environment variable for the command
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// The command and its arguments, run as root in the current folder
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Runs the command inside; its exit code is ours.
+pub fn run_command(options: &Options) -> Result<()> {
+    let mut machine = Machine::new(&options.command)?;
+    machine.memory_mib = options.memory;
+    machine.environment.clone_from(&options.env);
+    let code = machine.run(Duration::from_secs(options.timeout))?;
+    ensure!(
+        code == 0,
+        "{} ended with exit code {code} in the virtual machine",
+        options.command.join(" ")
+    );
+    Ok(())
+}
+
+/// A machine that runs one command.
+pub struct Machine {
+    command: Vec<String>,
+    environment: Vec<String>,
+    memory_mib: u32,
+}
+
+impl Machine {
+    /// For this command.
+    pub fn new<S: AsRef<str>>(command: &[S]) -> Result<Self> {
+        packages::ensure(PROGRAMS)?;
+        Ok(Self {
+            command: command.iter().map(|word| word.as_ref().to_owned()).collect(),
+            environment: Vec::new(),
+            memory_mib: 2048,
+        })
+    }
+
+    /// Boots, runs, switches off; the command's exit code.
+    pub fn run(&self, timeout: Duration) -> Result<i32> {
+        let kernel = Kernel::get()?;
+        let folder = tempfile::Builder::new().prefix("punnet-vm-").tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("initramfs"), self.initramfs(&kernel)?)?;
+        File::create(path("disk"))?.set_len(DISK_BYTES)?;
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
+            .arg(path("disk")))?;
+        let append = format!(
+            "console=ttyS0 quiet panic=-1 punnet.modules={} punnet.visible={},{}",
+            kernel.folder.join("lib/modules").display(),
+            root().display(),
+            target_dir().display(),
+        );
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args([
+                "-M",
+                "q35",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+                "-no-reboot",
+                "-display",
+                "none",
+            ])
+            .args(["-m", &self.memory_mib.to_string(), "-append", &append, "-kernel"])
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(path("initramfs"))
+            .args(["-nic", "user,model=virtio-net-pci", "-serial", "stdio", "-serial"])
+            .arg(format!("file:{}", path("code").display()))
+            .arg("-drive")
+            .arg(format!(
+                "file={},format=raw,if=virtio,cache=unsafe",
+                path("disk").display()
+            ))
+            .args([
+                "-virtfs",
+                "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+            ]);
+        let mut machine = Server::start("virtual machine", command.stdin(Stdio::null()))?;
+        wait_for("the virtual machine to switch itself off", timeout, || {
+            machine.ended()
+        })?;
+        let code = std::fs::read_to_string(path("code")).unwrap_or_default();
+        code.trim()
+            .parse()
+            .ok()
+            .context("the virtual machine ended before the command did")
+    }
+
+    fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
+        let mut made = Initramfs::default();
+        made.add_file("bin/busybox", &busybox()?)?;
+        made.add("init", include_bytes!("vm/init.sh"));
+        made.add("command", self.script()?.as_bytes());
+        let mut order = String::new();
+        for (number, file) in modules_in_order(&kernel.modules, MODULES)?.iter().enumerate() {
+            made.add_file(&format!("modules/{number}"), &kernel.modules.join(file))?;
+            order += &format!("{number}\n");
+        }
+        made.add("modules/order", order.as_bytes());
+        Ok(made.finish())
+    }
+
+    /// The command as a shell script, with the folder and the environment that make it find what it finds here.
+    fn script(&self) -> Result<String> {
+        let mut script = format!("cd {}\n", quoted(&std::env::current_dir()?.display().to_string()));
+        for name in ["PATH", "HOME"] {
+            let value = std::env::var(name).with_context(|| format!("{name} is not set"))?;
+            script += &format!("export {name}={}\n", quoted(&value));
+        }
+        for pair in &self.environment {
+            let (name, value) = pair
+                .split_once('=')
+                .with_context(|| format!("{pair} is not NAME=VALUE"))?;
+            script += &format!("export {name}={}\n", quoted(value));
+        }
+        let words: Vec<_> = self.command.iter().map(|word| quoted(word)).collect();
+        Ok(script + "exec " + &words.join(" ") + "\n")
+    }
+}
+
+/// A word that the shell takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn busybox() -> Result<PathBuf> {
+    let found = ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.is_file());
+    found.context("busybox is not installed (Debian: busybox-static)")
+}
+
+/// An unpacked kernel package.
+struct Kernel {
+    folder: PathBuf,
+    image: PathBuf,
+    /// lib/modules/VERSION in it
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// The one fetched before, else Debian's of today.
+    fn get() -> Result<Self> {
+        let folder = target_dir().join("vm/kernel");
+        if !folder.exists() {
+            Self::fetch(&folder)?;
+        }
+        let modules = only_entry(&folder.join("lib/modules"))?;
+        let version = modules
+            .file_name()
+            .context("a version has a name")?
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            image: folder.join(format!("boot/vmlinuz-{version}")),
+            modules,
+            folder,
+        })
+    }
+
+    fn fetch(folder: &Path) -> Result<()> {
+        eprintln!("==> fetching the virtual machine's kernel, {KERNEL_PACKAGE}");
+        let depends = stdout_of(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?;
+        let package = depends
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+            .with_context(|| format!("apt knows no package {KERNEL_PACKAGE}: apt-get update, please"))?;
+        let partial = folder.with_extension("partial");
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial)?;
+        }
+        std::fs::create_dir_all(&partial)?;
+        // apt's own user downloads, and must be able to write here.
+        let download = tempfile::tempdir()?;
+        std::fs::set_permissions(&download, std::fs::Permissions::from_mode(0o777))?;
+        stdout_of(
+            Command::new("apt-get")
+                .args(["-qq", "download", &format!("linux-image-{package}")])
+                .current_dir(&download),
+        )?;
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(only_entry(download.path())?)
+            .arg(&partial))?;
+        let modules = only_entry(&partial.join("lib/modules"))?;
+        run(Command::new("depmod")
+            .arg("--basedir")
+            .arg(&partial)
+            .arg(modules.file_name().unwrap_or_default()))?;
+        Ok(std::fs::rename(partial, folder)?)
+    }
+}
+
+fn only_entry(folder: &Path) -> Result<PathBuf> {
+    let entries: Vec<_> = std::fs::read_dir(folder)
+        .with_context(|| format!("cannot list {}", folder.display()))?
+        .collect::<Result<_, _>>()?;
+    match entries.as_slice() {
+        [entry] => Ok(entry.path()),
+        _ => bail!(
+            "{} entries where one was expected, in {}",
+            entries.len(),
+            folder.display()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_word_reaches_the_shell_as_it_is() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+    }
+}
