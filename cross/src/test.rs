@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every check there is, in stages. CI runs exactly this.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::cargo;
-use crate::process::run;
+use crate::process::{run, stdout_of};
+use crate::vm::Machine;
 use crate::{bench, demo, fuzz, packages, size};
 
 /// Options of `test`.
@@ -15,6 +16,9 @@ pub struct Options {
     #[arg(long)]
     only: Option<String>,
 }
+
+/// How long the runtime's suite may take in the virtual machine: some two minutes are usual.
+const VIRTUAL_MACHINE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 type Stage = (&'static str, fn() -> Result<()>);
 
@@ -38,6 +42,7 @@ const STAGES: &[Stage] = &[
     ("documentation", documentation),
     ("fuzz", fuzz::run_each_briefly),
     ("size", || size::run(&size::Options::default())),
+    ("virtual-machine", virtual_machine),
     ("demo", || demo::run(&demo::Options::default())),
     ("demo-rootless", demo_rootless),
     ("bench", || bench::run_all(&bench::Options::shortest())),
@@ -142,6 +147,29 @@ fn tests() -> Result<()> {
         "--locked",
         "--no-fail-fast",
     ]))
+}
+
+/// The runtime's suite again where limits act and nothing is missing, and its tests of limits on a reference, so that they are right.
+fn virtual_machine() -> Result<()> {
+    let suite = ["test", "--package", "punnet-runtime", "--test", "it", "--locked"];
+    run(cargo().args(suite).args(["--quiet", "--no-run"]))?;
+    let listing = stdout_of(cargo().args(suite).args(["--no-run", "--message-format", "json"]))?;
+    let suite = listing
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "it")
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .context("cargo names no test program of the runtime")?;
+    for (runtime, tests) in [("punnet", ""), ("crun", "limits::")] {
+        let code = Machine::new(&[&suite, tests])?
+            .with_environment(&[format!("RUNTIME={runtime}")])
+            .run(VIRTUAL_MACHINE_TIMEOUT)?;
+        ensure!(
+            code == 0,
+            "the runtime's tests ended with exit code {code} on {runtime} in the virtual machine"
+        );
+    }
+    Ok(())
 }
 
 fn documentation() -> Result<()> {

@@ -64,8 +64,9 @@ pub struct Options {
 pub fn run_command(options: &Options) -> Result<()> {
     let mut machine = Machine::new(&options.command)?;
     machine.memory_mib = options.memory;
-    machine.environment.clone_from(&options.env);
-    let code = machine.run(Duration::from_secs(options.timeout))?;
+    let code = machine
+        .with_environment(&options.env)
+        .run(Duration::from_secs(options.timeout))?;
     ensure!(
         code == 0,
         "{} ended with exit code {code} in the virtual machine",
@@ -90,6 +91,12 @@ impl Machine {
             environment: Vec::new(),
             memory_mib: 2048,
         })
+    }
+
+    /// With these NAME=VALUE besides.
+    pub fn with_environment(mut self, pairs: &[String]) -> Self {
+        self.environment.extend_from_slice(pairs);
+        self
     }
 
     /// Boots, runs, switches off; the command's exit code.

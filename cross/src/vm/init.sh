@@ -55,4 +55,4 @@ exec $busybox switch_root /new /bin/sh -c '
     echo $? >/dev/ttyS1
     sync
     echo o >/proc/sysrq-trigger
-    sleep 60'
+    while :; do :; done'

@@ -8,6 +8,7 @@ mod bundle;
 mod escapes;
 mod isolation;
 mod life;
+mod limits;
 mod process;
 mod rootless;
 mod terminal;
