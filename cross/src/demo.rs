@@ -61,7 +61,8 @@ pub fn run_as_ordinary_user() -> Result<()> {
     let path = folder.path();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     build()?.copy_to(path)?;
-    std::fs::copy(std::env::current_exe()?, path.join("xtask")).context("cannot copy this program")?;
+    // By this name it is found even when it was built anew meanwhile.
+    std::fs::copy("/proc/self/exe", path.join("xtask")).context("cannot copy this program")?;
     let identity = [
         format!("--reuid={ORDINARY_USER}"),
         format!("--regid={ORDINARY_USER}"),

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bad_messages;
-mod demo;
 mod fleet;
 mod support;
+mod tools;
 mod verbs;

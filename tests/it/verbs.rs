@@ -1,5 +1,6 @@
 //! The user's verbs on images and containers.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{containers, fails, ok, output, stand, stand_with_image};
@@ -209,4 +210,18 @@ fn help_is_complete_and_completion_is_a_script() {
         .status()
         .unwrap();
     assert!(checked.success());
+}
+
+#[test]
+fn a_link_named_punnet_oci_is_the_oci_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("punnet-oci");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_punnet"), &link).unwrap();
+    let version = ok(Command::new(&link).arg("--version"));
+    assert!(version.starts_with("punnet-oci version"), "{version}");
+    let mut list = Command::new(&link);
+    list.arg("--root")
+        .arg(folder.path())
+        .args(["list", "--format", "json"]);
+    assert_eq!(ok(&mut list).trim(), "[]");
 }

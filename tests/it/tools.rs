@@ -1,4 +1,4 @@
-//! The demo's other ends: interrupted, and kept.
+//! The tools: the demo interrupted and kept, and what is missing on a machine.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
@@ -86,4 +86,25 @@ fn a_kept_demo_can_be_looked_at_and_ended_as_it_says() {
     );
     output(Command::new("sh").args(["-c", &after("End it")]));
     assert_nothing_left(folder.path());
+}
+
+#[test]
+fn programs_that_cannot_be_installed_are_named_with_their_packages() {
+    programs();
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = Command::new(xtask());
+    command
+        .args(["test", "--only", "programs"])
+        .env("PATH", empty.path())
+        .env("RUST_BACKTRACE", "0");
+    let output = output(&mut command);
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        complaint.contains("please install first: apt-get install"),
+        "{complaint}"
+    );
+    for package in ["skopeo", "umoci", "busybox-static"] {
+        assert!(complaint.contains(package), "{complaint}");
+    }
 }
