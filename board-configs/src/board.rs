@@ -48,6 +48,9 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Amd64, Self::Arm64, Self::ArmV7, Self::ArmV6];
+
     /// The Rust target triple its static binary is built for.
     pub const fn target(self) -> &'static str {
         match self {

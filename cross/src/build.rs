@@ -84,11 +84,7 @@ pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<P
         &target.triple,
     ]);
     // A folder of its own for each feature set, so that one does not undo the other's work.
-    let mut name = if features.is_empty() {
-        "full".into()
-    } else {
-        features.join("-")
-    };
+    let mut name = features_name(features);
     if strip == Strip::No {
         name += "-symbols";
         command.env("CARGO_PROFILE_RELEASE_STRIP", "none");
@@ -118,7 +114,16 @@ pub fn fleet_binary() -> Result<PathBuf> {
     existing(target_dir().join("server/punnet-fleet"))
 }
 
-fn existing(path: PathBuf) -> Result<PathBuf> {
+/// A folder name for a feature set; none named is all.
+pub(crate) fn features_name(features: &[&str]) -> String {
+    if features.is_empty() {
+        "full".into()
+    } else {
+        features.join("-")
+    }
+}
+
+pub(crate) fn existing(path: PathBuf) -> Result<PathBuf> {
     ensure!(path.is_file(), "cargo has built no {}", path.display());
     Ok(path)
 }

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod cross;
 pub mod demo;
 pub mod fuzz;
 mod initramfs;

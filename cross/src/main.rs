@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `demo` | builds all, deploys a scratch container over MQTT to an agent on this machine, shows it | demo.rs |
 //! | `test` | installs what is missing, then every check there is; CI runs exactly this | test.rs |
+//! | `build` | static binaries for boards | cross.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
@@ -12,7 +13,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, process, size, test, vm};
+use xtask::{bench, cross, demo, fuzz, process, size, test, vm};
 
 #[derive(Parser)]
 #[command(
@@ -30,6 +31,8 @@ enum Command {
     Demo(demo::Options),
     /// Install what is missing, then format check, lints, dependency check, all tests; what CI runs
     Test(test::Options),
+    /// Cross-compile the static device binary for boards
+    Build(cross::Options),
     /// Print the size of the static device binary and what each feature and dependency adds
     Size(size::Options),
     /// Run the fuzz targets
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run_all(&options),
+        Command::Build(options) => cross::run_command(&options),
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run_command(&options),

@@ -37,10 +37,15 @@ pub fn ensure(programs: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    install(&missing)
+}
+
+/// Installs Debian packages when root; says so otherwise.
+pub fn install(packages: &[&str]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() || !is_installed("apt-get") {
-        bail!("please install first: apt-get install {}", missing.join(" "));
+        bail!("please install first: apt-get install {}", packages.join(" "));
     }
-    eprintln!("    installing {}", missing.join(" "));
+    eprintln!("    installing {}", packages.join(" "));
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command
@@ -50,11 +55,7 @@ pub fn ensure(programs: &[(&str, &str)]) -> Result<()> {
         run(command.stdin(Stdio::null()).stdout(Stdio::null()))
     };
     apt(&["update"])?;
-    apt(&[
-        &["install", "--yes", "--no-install-recommends"],
-        missing.as_slice(),
-    ]
-    .concat())?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())?;
     stop_services_we_did_not_ask_for();
     Ok(())
 }

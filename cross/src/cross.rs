@@ -1,0 +1,153 @@
+//! `cargo xtask build`: static binaries for boards, cross-compiled on this machine.
+//!
+//! The C library and the linker are zig's, through cargo-zigbuild; one package brings them for every target. Rust's standard library is
+//! compiled with the binary, for size (see RUSTFLAGS below), which needs its source: of the toolchain that runs us, when rustup has
+//! brought it (`rustup component add rust-src`), else of Debian's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use punnet_boards::{Arch, Board};
+
+use crate::build::{cargo, existing, features_name, root, target_dir};
+use crate::packages;
+use crate::process::{is_installed, run, stdout_of};
+
+/// Options of `build`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Build for this board (a file in board-configs/, without .toml)
+    #[arg(long, value_name = "BOARD")]
+    board: Option<String>,
+    /// Build for every architecture there is
+    #[arg(long, conflicts_with = "board")]
+    all: bool,
+    /// Only these features: runtime; images (with runtime); agent (all, the default)
+    #[arg(long, value_delimiter = ',')]
+    features: Vec<String>,
+}
+
+/// Builds and prints what came of it.
+pub fn run_command(options: &Options) -> Result<()> {
+    let archs: Vec<_> = match &options.board {
+        Some(name) => vec![board(name)?.arch],
+        None if options.all => Arch::ALL.into(),
+        None => bail!("which board? --board {}, or --all", board_names()?.join("|")),
+    };
+    let compiler = Compiler::find()?;
+    let features: Vec<_> = options.features.iter().map(String::as_str).collect();
+    for arch in archs {
+        let binary = compiler.build("punnet", arch, &features)?;
+        let kib = std::fs::metadata(&binary)?.len().div_ceil(1024);
+        println!("{:<32} {kib:>6} KiB  {}", arch.target(), binary.display());
+    }
+    Ok(())
+}
+
+/// A board's description.
+pub fn board(name: &str) -> Result<Board> {
+    punnet_boards::load(&root().join("board-configs"), name)
+        .with_context(|| format!("there are: {}", board_names().unwrap_or_default().join(", ")))
+}
+
+fn board_names() -> Result<Vec<String>> {
+    let boards = punnet_boards::load_all(&root().join("board-configs"))?;
+    Ok(boards.into_iter().map(|board| board.name).collect())
+}
+
+/// A compiler with the source of its standard library.
+pub struct Compiler {
+    cargo: PathBuf,
+    rustc: PathBuf,
+    /// The source of the standard library.
+    library: PathBuf,
+}
+
+impl Compiler {
+    /// The toolchain that runs us if it has the source, else Debian's, which is installed when root asks.
+    pub fn find() -> Result<Self> {
+        Self::ensure_zig()?;
+        let ours = Self::at(PathBuf::from(cargo().get_program()), "rustc".into())?;
+        if let Some(found) = ours {
+            return Ok(found);
+        }
+        let debian = || Self::at("/usr/bin/cargo".into(), "/usr/bin/rustc".into());
+        if let Some(found) = debian()? {
+            return Ok(found);
+        }
+        packages::install(&["rustc-web", "cargo-web", "rust-web-src"])
+            .context("no compiler here has the source of its standard library: `rustup component add rust-src` brings it")?;
+        debian()?.context("Debian's rust-web-src has no library source where it should be")
+    }
+
+    fn at(cargo: PathBuf, rustc: PathBuf) -> Result<Option<Self>> {
+        if rustc.is_absolute() && !(rustc.exists() && cargo.exists()) {
+            return Ok(None);
+        }
+        let sysroot = stdout_of(Command::new(&rustc).args(["--print", "sysroot"]))?;
+        let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
+        Ok(library.join("Cargo.lock").exists().then_some(Self {
+            cargo,
+            rustc,
+            library,
+        }))
+    }
+
+    fn ensure_zig() -> Result<()> {
+        if stdout_of(Command::new("python3").args(["-m", "ziglang", "version"])).is_err()
+            && !is_installed("zig")
+        {
+            eprintln!("    installing zig, for its C libraries and its linker");
+            run(Command::new("python3").args(["-m", "pip", "install", "--quiet", "ziglang"]))
+                .context("zig is not here and pip cannot install it: see ziglang.org")?;
+        }
+        packages::ensure_cargo_tool("cargo-zigbuild")
+    }
+
+    /// Builds a package's binary as small as we ship it.
+    pub fn build(&self, package: &str, arch: Arch, features: &[&str]) -> Result<PathBuf> {
+        let target = arch.target();
+        let folder = target_dir().join("boards").join(features_name(features));
+        let mut command = Command::new(&self.cargo);
+        command
+            .current_dir(root())
+            .args([
+                "zigbuild",
+                "--release",
+                "--locked",
+                "--package",
+                package,
+                "--target",
+                target,
+            ])
+            .args([
+                "-Zbuild-std=std,panic_abort",
+                "-Zbuild-std-features=optimize_for_size",
+                "--target-dir",
+            ])
+            .arg(&folder)
+            // A released compiler that takes -Z, as the library's source is of the same release.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTC", &self.rustc)
+            .env("CARGO", &self.cargo)
+            .env("RUSTFLAGS", self.flags()?);
+        if !features.is_empty() {
+            command.args(["--no-default-features", "--features", &features.join(",")]);
+        }
+        run(&mut command)?;
+        existing(folder.join(target).join("release").join(package))
+    }
+
+    /// Paths of this machine do not reach the binary: the same source gives the same bytes anywhere.
+    fn flags(&self) -> Result<String> {
+        let home = std::env::var("CARGO_HOME")
+            .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
+            .context("neither CARGO_HOME nor HOME is set")?;
+        Ok(format!(
+            "-Clink-self-contained=no --remap-path-prefix={}=punnet --remap-path-prefix={home}=cargo --remap-path-prefix={}=std",
+            root().display(),
+            self.library.display()
+        ))
+    }
+}
