@@ -26,6 +26,9 @@ pub struct Options {
     /// Rounds of the deployment row, each of which takes about a second
     #[arg(long, default_value_t = 5)]
     deployments: usize,
+    /// Use the programs in this folder instead of building them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
 }
 
 impl Options {
@@ -34,13 +37,17 @@ impl Options {
         Self {
             rounds: 3,
             deployments: 1,
+            programs: None,
         }
     }
 }
 
 /// Runs all rows.
 pub fn run_all(options: &Options) -> Result<()> {
-    let programs = Programs::build()?;
+    let programs = match &options.programs {
+        Some(folder) => Programs::in_folder(folder),
+        None => Programs::build()?,
+    };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     run_from_bundle(&programs.punnet, options.rounds)?;
     fleet_rows(programs, options.deployments)
