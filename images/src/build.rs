@@ -11,8 +11,9 @@ mod context;
 mod expand;
 mod ignore;
 mod layer;
+mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use containerfile::{Command, Copy};
 pub use containerfile::{Containerfile, Instruction, Kind, parse};
 use context::Context;
 use layer::{Item, Layer};
+use tree::{Node, Tree};
 
 /// Bytes of a Containerfile: far beyond any that a person reads.
 const CONTAINERFILE_BYTES_MAX: u64 = 1 << 20;
@@ -135,6 +137,18 @@ fn read_text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// A folder stays a folder, and nothing else becomes one: what lies below would come or go unsaid.
+fn fits(path: &str, new: &Node, there: &Node) -> Result<()> {
+    if (*new == Node::Folder) == (*there == Node::Folder) {
+        return Ok(());
+    }
+    Err(Error::Run(format!(
+        "/{path} would be a {} where there is a {} already",
+        new.name(),
+        there.name()
+    )))
+}
+
 struct Build<'a> {
     options: &'a BuildOptions,
     layout: &'a Path,
@@ -151,8 +165,8 @@ struct Build<'a> {
     layers: Vec<Descriptor>,
     diff_ids: Vec<Digest>,
     history: Vec<History>,
-    /// Directories that the image has, without a leading slash; the root is the empty one.
-    folders: BTreeSet<String>,
+    /// What the image holds so far.
+    tree: Tree,
     /// Of all blobs so far.
     bytes: u64,
 }
@@ -176,7 +190,7 @@ impl<'a> Build<'a> {
             layers: Vec::new(),
             diff_ids: Vec::new(),
             history: Vec::new(),
-            folders: BTreeSet::from([String::new()]),
+            tree: Tree::default(),
             bytes: 0,
         })
     }
@@ -285,7 +299,8 @@ impl<'a> Build<'a> {
                     .absolute(&expand(self, path)?)
                     .map_err(|why| instruction.error(why))?;
                 self.config.working_dir = format!("/{path}");
-                layered = self.make_folder(&path)?;
+                let place = self.tree.resolve(&path).map_err(|why| instruction.error(why))?;
+                layered = self.make_folder(&place)?;
             }
             Kind::Copy(copy) => {
                 let copy = Copy {
@@ -353,28 +368,27 @@ impl<'a> Build<'a> {
     }
 
     fn make_folder(&mut self, path: &str) -> Result<bool> {
-        if self.folders.contains(path) {
+        if self.tree.has_folder(path) {
             return Ok(false);
         }
-        let mut items = BTreeMap::new();
-        items.insert(path.to_owned(), Item::folder());
-        self.add_layer(items, (0, 0))?;
+        self.add_layer(BTreeMap::from([(path.to_owned(), Item::folder())]), (0, 0))?;
         Ok(true)
     }
 
     fn copy(&mut self, copy: &Copy, instruction: &Instruction) -> Result<()> {
         let target = self
             .absolute(&copy.target)
+            .and_then(|target| self.tree.resolve(&target))
             .map_err(|why| instruction.error(why))?;
         let found = self.context.find(&copy.sources, copy.is_add)?;
         let into_folder = copy.target.ends_with('/')
             || copy.target == "."
             || found.len() > 1
-            || self.folders.contains(&target);
+            || self.tree.has_folder(&target);
         if found.len() > 1
             && !copy.target.ends_with('/')
             && copy.target != "."
-            && !self.folders.contains(&target)
+            && !self.tree.has_folder(&target)
         {
             return Err(instruction.error("with several sources the destination must end with '/'"));
         }
@@ -395,19 +409,25 @@ impl<'a> Build<'a> {
         for path in paths {
             for (at, _) in path.match_indices('/') {
                 let parent = &path[..at];
-                if !self.folders.contains(parent) && !items.contains_key(parent) {
-                    items.insert(parent.to_owned(), Item::implied());
+                if let Some(item) = items.get(parent) {
+                    fits(parent, &Node::Folder, &item.node())?;
+                    continue;
+                }
+                match self.tree.get(parent) {
+                    Some(node) => fits(parent, &Node::Folder, node)?,
+                    None => drop(items.insert(parent.to_owned(), Item::folder())),
                 }
             }
+        }
+        for (path, item) in &items {
+            self.tree
+                .get(path)
+                .map_or(Ok(()), |there| fits(path, &item.node(), there))?;
         }
         let mut layer = Layer::create(&self.layout.join("blobs/sha256"), self.epoch)?;
         for (path, item) in &items {
             layer.add(path, item, owner, &self.context)?;
-            if item.is_folder() {
-                self.folders.insert(path.clone());
-            } else {
-                self.folders.remove(path);
-            }
+            self.tree.set(path.clone(), item.node());
         }
         let (descriptor, diff_id) = layer.finish()?;
         self.bytes += descriptor.size;

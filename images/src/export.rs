@@ -22,7 +22,8 @@ pub enum Format {
     DockerArchive,
 }
 
-/// Writes the image that `manifest` points to. A file at the target is replaced; a directory is an error.
+/// Writes the image that `manifest` points to. A regular file at the target, or at the end of a symbolic link there, is replaced by an archive;
+/// whatever else is there is an error and stays.
 pub fn write(
     source: &Source,
     manifest: &Descriptor,
@@ -30,30 +31,42 @@ pub fn write(
     format: Format,
     to: &Path,
 ) -> Result<()> {
-    // `a/` and `a` are the same place.
-    let to: PathBuf = to.components().collect();
-    if to.is_dir() {
-        return Err(Error::io(
-            "write",
-            &to,
-            io::Error::from(io::ErrorKind::AlreadyExists),
-        ));
-    }
+    let to = &place(to, format)?;
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
-    let temporary = Temporary(to.with_file_name(name));
-    let mut out = match format {
-        Format::OciDir => Out::folder(&temporary.0)?,
-        _ => Out::archive(&temporary.0)?,
-    };
+    let (mut temporary, mut out) = Temporary::create(to.with_file_name(name), format)?;
     match format {
         Format::OciDir | Format::OciArchive => write_layout(source, manifest, reference, &mut out)?,
         Format::DockerArchive => write_docker(source, manifest, reference, &mut out)?,
     }
-    out.finish(&temporary.0)?;
-    fs::rename(&temporary.0, &to).map_err(Error::at("write", &to))?;
+    out.finish(&temporary.path)?;
+    fs::rename(&temporary.path, to).map_err(Error::at("write", to))?;
+    temporary.is_ours = false;
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     sync(parent.unwrap_or(Path::new(".")))
+}
+
+/// Where it is to be written, links followed.
+fn place(to: &Path, format: Format) -> Result<PathBuf> {
+    // `a/` and `a` are the same place.
+    let to: PathBuf = to.components().collect();
+    let refuse = |problem: &str| {
+        let problem = io::Error::new(io::ErrorKind::AlreadyExists, problem.to_owned());
+        Err(Error::io("write", &to, problem))
+    };
+    match fs::symlink_metadata(&to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(to),
+        Err(error) => Err(Error::io("look at", &to, error)),
+        Ok(found) if found.is_dir() => refuse("a directory is there"),
+        Ok(_) if format == Format::OciDir => refuse("something is there that is no directory of ours"),
+        Ok(found) if found.is_symlink() => {
+            place(&fs::canonicalize(&to).map_err(Error::at("follow", &to))?, format)
+        }
+        Ok(found) if found.is_file() => Ok(to),
+        Ok(_) => {
+            refuse("what is there is neither a file nor a directory (for a pipe: write a file, then cat it)")
+        }
+    }
 }
 
 fn sync(folder: &Path) -> Result<()> {
@@ -154,14 +167,33 @@ fn plain(source: &Source, layer: &Descriptor) -> Result<Box<dyn Read>> {
     })
 }
 
-/// A file or directory that goes with this value unless it was renamed away.
-struct Temporary(PathBuf);
+/// A file or directory that we have made, and that goes with this value unless it was renamed away.
+struct Temporary {
+    path: PathBuf,
+    is_ours: bool,
+}
+
+impl Temporary {
+    /// Makes it; what is there already is an error, and stays.
+    fn create(path: PathBuf, format: Format) -> Result<(Self, Out)> {
+        let out = if format == Format::OciDir {
+            fs::create_dir(&path).map_err(Error::at("create", &path))?;
+            Out::Folder(path.clone())
+        } else {
+            let file = File::create_new(&path).map_err(Error::at("create", &path))?;
+            Out::Archive(Box::new(tar::Builder::new(file)), path.clone())
+        };
+        Ok((Self { path, is_ours: true }, out))
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // One of the two is right for what it is, and neither after the rename.
-        drop(fs::remove_file(&self.0));
-        drop(fs::remove_dir_all(&self.0));
+        if self.is_ours {
+            // One of the two is right for what it is.
+            drop(fs::remove_file(&self.path));
+            drop(fs::remove_dir_all(&self.path));
+        }
     }
 }
 
@@ -172,16 +204,6 @@ enum Out {
 }
 
 impl Out {
-    fn folder(path: &Path) -> Result<Self> {
-        fs::create_dir(path).map_err(Error::at("create", path))?;
-        Ok(Self::Folder(path.into()))
-    }
-
-    fn archive(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::at("create", path))?;
-        Ok(Self::Archive(Box::new(tar::Builder::new(file)), path.into()))
-    }
-
     fn add_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.add(name, bytes.len() as u64, &mut &*bytes)
     }

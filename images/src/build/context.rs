@@ -54,7 +54,13 @@ impl Context {
                     limit: format!("{IGNORE_BYTES_MAX} bytes"),
                 });
             }
-            Ok(_) => Ignore::parse(&fs::read_to_string(&ignore).map_err(Error::at("read", &ignore))?),
+            Ok(_) => {
+                let text = fs::read_to_string(&ignore).map_err(Error::at("read", &ignore))?;
+                Ignore::parse(&text).map_err(|why| Error::Malformed {
+                    what: ignore.display().to_string(),
+                    why,
+                })?
+            }
         };
         Ok(Self {
             root,
@@ -92,7 +98,7 @@ impl Context {
 
     fn resolve(&self, at: &str, parts: &[&str], found: &mut Vec<String>) -> Result<()> {
         let Some((first, rest)) = parts.split_first() else {
-            if at.is_empty() || !self.ignore.hides(at) {
+            if at.is_empty() || !self.hides(at)? {
                 found.push(at.to_owned());
             }
             return Ok(());
@@ -125,8 +131,9 @@ impl Context {
     ) -> Result<()> {
         // The source itself is followed when it is a link; links below it are copied as links.
         let stat = self.stat(source, OFlag::empty())?;
+        let real = self.real(source)?;
         if is(&stat, SFlag::S_IFDIR) {
-            return self.collect_folder(source, target, mode, items, 0);
+            return self.collect_folder(&real, target, mode, items, 0);
         }
         let name = source.rsplit('/').next().unwrap_or(source);
         let path = if into_folder {
@@ -134,9 +141,7 @@ impl Context {
         } else {
             target.to_owned()
         };
-        let item = self.item(source, &stat, mode)?;
-        items.insert(path, item);
-        Ok(())
+        place(items, path, self.item(&real, &stat, mode)?)
     }
 
     fn collect_folder(
@@ -159,17 +164,13 @@ impl Context {
             let hidden = self.ignore.hides(&from);
             if is(&stat, SFlag::S_IFDIR) {
                 if !hidden {
-                    items.insert(
-                        to.clone(),
-                        Item::Folder {
-                            mode: mode.unwrap_or(stat.st_mode & 0o7777),
-                        },
-                    );
+                    let mode = mode.unwrap_or(stat.st_mode & 0o7777);
+                    place(items, to.clone(), Item::Folder { mode })?;
                 }
                 // A pattern with `!` may bring something back below a hidden directory.
                 self.collect_folder(&from, &to, mode, items, depth + 1)?;
             } else if !hidden {
-                items.insert(to, self.item(&from, &stat, mode)?);
+                place(items, to, self.item(&from, &stat, mode)?)?;
             }
         }
         Ok(())
@@ -227,11 +228,40 @@ impl Context {
     fn stat(&self, path: &str, flags: OFlag) -> Result<FileStat> {
         let fd = self
             .below(path, OFlag::O_PATH | flags)
-            .map_err(|errno| match errno {
-                Errno::EXDEV => self.outside(path),
-                errno => Error::io("open", self.path.join(path), errno),
-            })?;
+            .map_err(|errno| self.failed(path, errno))?;
         fstat(&fd).map_err(Error::at("look at", path))
+    }
+
+    /// The path without links, below the context: what .dockerignore speaks of.
+    fn real(&self, path: &str) -> Result<String> {
+        let name_of = |fd: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let found = self
+            .below(path, OFlag::O_PATH)
+            .map_err(|errno| self.failed(path, errno))?;
+        let (root, found) = (name_of(&self.root), name_of(&found));
+        let (root, found) = root
+            .and_then(|root| Ok((root, found?)))
+            .map_err(Error::at("look at", path))?;
+        let below = found.strip_prefix(&root).ok().and_then(Path::to_str);
+        below.map(str::to_owned).ok_or_else(|| self.outside(path))
+    }
+
+    /// Whether .dockerignore leaves out what the path leads to. A link that leads nowhere is only its own name.
+    fn hides(&self, path: &str) -> Result<bool> {
+        if self.ignore.hides(path) {
+            return Ok(true);
+        }
+        match self.below(path, OFlag::O_PATH) {
+            Err(Errno::ENOENT | Errno::ELOOP) => Ok(false),
+            _ => Ok(self.ignore.hides(&self.real(path)?)),
+        }
+    }
+
+    fn failed(&self, path: &str, errno: Errno) -> Error {
+        match errno {
+            Errno::EXDEV => self.outside(path),
+            errno => Error::io("open", self.path.join(path), errno),
+        }
     }
 
     fn names(&self, path: &str) -> Result<Vec<String>> {
@@ -270,6 +300,15 @@ impl Context {
             why: format!("it lies outside of the context {}", self.path.display()),
         }
     }
+}
+
+/// Takes an entry up. Of several files for one place the last counts; a file and a folder cannot both be there.
+fn place(items: &mut BTreeMap<String, Item>, path: String, item: Item) -> Result<()> {
+    if let Some(there) = items.get(&path) {
+        super::fits(&path, &item.node(), &there.node())?;
+    }
+    items.insert(path, item);
+    Ok(())
 }
 
 fn join(folder: &str, name: &str) -> String {

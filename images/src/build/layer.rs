@@ -7,6 +7,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 
 use super::context::Context;
+use super::tree::Node;
 use crate::oci::{Descriptor, media_type};
 use crate::{Digest, Error, HashingWriter, Result};
 
@@ -36,19 +37,18 @@ pub enum Item {
 }
 
 impl Item {
-    /// A directory that an instruction makes.
+    /// A directory that an instruction makes, or that a path goes through.
     pub fn folder() -> Self {
         Self::Folder { mode: 0o755 }
     }
 
-    /// A directory that no instruction names, but a path goes through.
-    pub fn implied() -> Self {
-        Self::folder()
-    }
-
-    /// Whether it is a directory.
-    pub fn is_folder(&self) -> bool {
-        matches!(self, Self::Folder { .. })
+    /// What it is in the image's tree.
+    pub fn node(&self) -> Node {
+        match self {
+            Self::Folder { .. } => Node::Folder,
+            Self::File { .. } => Node::File,
+            Self::Symlink { target } => Node::Link(target.to_string_lossy().into_owned()),
+        }
     }
 }
 

@@ -321,3 +321,86 @@ fn a_built_image_lands_in_the_store_as_it_was_copied() {
     assert!(stored.rootfs().join("w").is_dir());
     assert!(store.verify(&stored).unwrap().is_empty());
 }
+
+#[test]
+fn ignored_files_do_not_come_in_through_links() {
+    let bench = Bench::new(&[
+        (".dockerignore", "secret\n**.key\nhidden\n!hidden/shown"),
+        ("secret", "s3cret"),
+        ("deep/a.key", "s3cret"),
+        ("deep/plain", "plain"),
+        ("hidden/shown", "shown"),
+        ("hidden/not", "s3cret"),
+        ("seen/", ""),
+    ]);
+    symlink("secret", bench.context().join("alias")).unwrap();
+    symlink("../deep", bench.context().join("seen/deep")).unwrap();
+    symlink("hidden", bench.context().join("way")).unwrap();
+    for lines in [
+        "COPY alias /x\n",
+        "COPY al* /x/\n",
+        "COPY seen/deep/a.key /x\n",
+        "COPY seen/deep/*.key /x/\n",
+        "COPY way/not /x\n",
+    ] {
+        let complaint = bench.refusal(lines);
+        assert!(
+            complaint.contains("not found") || complaint.contains("no "),
+            "{lines}: {complaint}"
+        );
+    }
+    let files = bench
+        .build("COPY seen/deep /d/\nCOPY way/shown /w/\n")
+        .unwrap()
+        .files();
+    let want = [("d/plain", "plain"), ("w/shown", "shown")].map(|(path, data)| (path.into(), data.into()));
+    assert_eq!(files, want);
+}
+
+#[test]
+fn a_broken_dockerignore_is_an_error_with_its_line() {
+    let bench = Bench::new(&[(".dockerignore", "*.key\n[a\n"), ("one", "1")]);
+    let complaint = bench.refusal("COPY one /\n");
+    assert!(
+        complaint.contains(".dockerignore") && complaint.contains("[a"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn copy_goes_through_links_of_the_image_and_does_not_replace_them() {
+    let bench = Bench::new(&[("root/usr/lib/one", "1"), ("two", "2"), ("more/three", "3")]);
+    symlink("usr/lib", bench.context().join("root/lib")).unwrap();
+    let image = bench
+        .build("COPY root /\nCOPY two /lib/two\nCOPY more /lib/\nCOPY two /lib\nWORKDIR /lib/work\n")
+        .unwrap();
+    let paths = image.paths();
+    assert_eq!(paths["lib"].data, "usr/lib", "the link is there as it was");
+    for (path, data) in [("usr/lib/one", "1"), ("usr/lib/two", "2"), ("usr/lib/three", "3")] {
+        assert_eq!(paths[path].data, data, "{paths:#?}");
+    }
+    assert!(paths.contains_key("usr/lib/work/"), "{paths:#?}");
+    assert_eq!(image.config.config.working_dir, "/lib/work");
+}
+
+#[test]
+fn a_folder_and_a_file_for_one_place_are_an_error() {
+    let bench = Bench::new(&[("one/x", "a file"), ("two/x/y", "below"), ("three/x/", "")]);
+    symlink("elsewhere", bench.context().join("one/link")).unwrap();
+    fs::create_dir_all(bench.context().join("two/link")).unwrap();
+    for lines in [
+        "COPY one two /t/\n",
+        "COPY two one /t/\n",
+        "COPY one /t/\nCOPY two /t/\n",
+        "COPY two /t/\nCOPY one /t/\n",
+        "COPY one/x /x\nCOPY two/x /x\n",
+        "COPY one/x /x\nWORKDIR /x/below\n",
+        "COPY one/x /x\nCOPY one/x /x/below/\n",
+    ] {
+        let complaint = bench.refusal(lines);
+        assert!(
+            complaint.contains("there is a") || complaint.contains("/x is a file"),
+            "{lines}: {complaint}"
+        );
+    }
+}

@@ -285,3 +285,79 @@ fn assert_nothing_new(folder: &Path, name: &str) {
         "{left:?}"
     );
 }
+
+#[test]
+fn what_is_no_file_stays_what_it_is() {
+    let bench = bench();
+    let image = sample(&bench);
+    let made = |name: &str| bench.path(name);
+    nix::unistd::mkfifo(&made("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    std::os::unix::fs::symlink("pipe", made("link-to-pipe")).unwrap();
+    std::os::unix::fs::symlink("nowhere", made("dangling")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(made("socket")).unwrap();
+    std::fs::write(made("file"), "before").unwrap();
+    std::fs::create_dir(made("folder")).unwrap();
+    let state = |name: &str| {
+        let found = std::fs::symlink_metadata(made(name)).unwrap();
+        (found.file_type(), std::os::unix::fs::MetadataExt::ino(&found))
+    };
+    let try_all = |formats: &[Format], names: &[&str]| {
+        for (format, name) in formats
+            .iter()
+            .flat_map(|format| names.iter().map(move |name| (format, name)))
+        {
+            let before = state(name);
+            let to = made(name);
+            let result = export::write(&image.source, &image.descriptor, None, *format, &to);
+            let complaint = chain(&result.unwrap_err());
+            assert!(
+                complaint.contains(name.trim_start_matches("link-to-")),
+                "{complaint}"
+            );
+            assert_eq!(state(name), before, "{name}");
+        }
+    };
+    let archives = [Format::OciArchive, Format::DockerArchive];
+    try_all(
+        &archives,
+        &["pipe", "link-to-pipe", "dangling", "socket", "folder"],
+    );
+    try_all(
+        &[Format::OciDir],
+        &["pipe", "link-to-pipe", "socket", "folder", "file"],
+    );
+    assert_eq!(std::fs::read(made("file")).unwrap(), b"before");
+}
+
+#[test]
+fn a_link_to_a_file_stays_a_link() {
+    let bench = bench();
+    let image = sample(&bench);
+    std::fs::write(bench.path("real"), "before").unwrap();
+    std::os::unix::fs::symlink("real", bench.path("link")).unwrap();
+    export::write(
+        &image.source,
+        &image.descriptor,
+        None,
+        Format::OciArchive,
+        &bench.path("link"),
+    )
+    .unwrap();
+    assert!(bench.path("link").is_symlink());
+    Source::open(bench.path("real")).unwrap();
+}
+
+#[test]
+fn a_file_of_the_temporary_name_is_not_ours_and_stays() {
+    let bench = bench();
+    let image = sample(&bench);
+    let name = format!("out.new-{}", std::process::id());
+    std::fs::create_dir(bench.path(&name)).unwrap();
+    std::fs::write(bench.path(&name).join("precious"), "x").unwrap();
+    for format in [Format::OciDir, Format::OciArchive, Format::DockerArchive] {
+        let result = export::write(&image.source, &image.descriptor, None, format, &bench.path("out"));
+        assert!(chain(&result.unwrap_err()).contains(&name));
+        assert_eq!(std::fs::read(bench.path(&name).join("precious")).unwrap(), b"x");
+        assert!(!bench.path("out").exists());
+    }
+}
