@@ -180,7 +180,7 @@ impl Core {
 
     async fn follow_up(&mut self, device: Name, before: &Device, after: &Device, effects: Effects) {
         let now = Instant::now();
-        if after.generation != before.generation {
+        if after.generation != before.generation || effects.desired_replaced {
             self.outbox.desired(device.clone());
         }
         if let Some(reported) = after

@@ -19,7 +19,7 @@ impl DeviceView {
     /// Where the deployment of `app` stands that became part of `generation`.
     pub fn progress(&self, app: &Name, generation: u64) -> Progress {
         if let Some(refusal) = &self.refusal
-            && refusal.generation.is_none_or(|refused| refused >= generation)
+            && refusal.generation.is_some_and(|refused| refused >= generation)
         {
             return Progress::Failed(format!("it rejected {}: {}", refusal.of, refusal.detail));
         }
@@ -35,12 +35,13 @@ impl DeviceView {
             _ => {}
         }
         if self.generation_reported < generation {
-            let text = if self.online {
-                "waiting for its answer"
-            } else {
-                "offline; it gets it when it is back"
+            // What could not be read or trusted has no generation: it may be this deployment, and it may be somebody else's garbage.
+            let text = match &self.refusal {
+                Some(refusal) => format!("it rejected {}: {}", refusal.of, refusal.detail),
+                None if self.online => "waiting for its answer".into(),
+                None => "offline; it gets it when it is back".into(),
             };
-            return Progress::Doing(text.into());
+            return Progress::Doing(text);
         }
         // A failed version is reported with the manifest that runs again in its place.
         if view.state == "rolled-back" {

@@ -4,6 +4,7 @@
 //! Messages of devices are not signed: whoever controls the broker can write them. So they change what is shown, and which
 //! generation number is used next, and nothing else; each number they bring is bounded.
 
+use punnet_protocol::topics::Purpose;
 use punnet_protocol::{Arch, Outcome, Presence, Rejection, Reply, ReplyTo, Reported};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,8 @@ pub struct Effects {
     pub arch_changed: bool,
     /// The device has accepted a generation that we never signed: sign a newer one.
     pub sign_above: Option<u64>,
+    /// Something else lay where the desired state was: publish it again.
+    pub desired_replaced: bool,
     /// A command was answered.
     pub answered: Option<(u64, Outcome)>,
 }
@@ -75,6 +78,10 @@ pub struct Arrival {
     /// The broker had it stored: no sign of life.
     pub retained: bool,
 }
+
+/// Seconds for which refusals of the same kind lead to no further publishing: two that cannot agree, or somebody who goes on replacing
+/// the desired state, must not make a storm.
+const PUBLISH_AGAIN_S: u64 = 60;
 
 impl Device {
     /// Its architecture, once reported.
@@ -162,6 +169,11 @@ impl Device {
             }
             (ReplyTo::Packet { purpose }, Outcome::Rejected { reason, detail }) => {
                 let of = format!("a packet on its {} topic", purpose.as_str());
+                let lately = |refusal: &Refusal| {
+                    refusal.of == of && arrival.now_s.saturating_sub(refusal.at_s) < PUBLISH_AGAIN_S
+                };
+                effects.desired_replaced =
+                    purpose == Purpose::Desired && !self.refusal.as_ref().is_some_and(lately);
                 self.refusal = Some(refusal(of, None, reason, &detail, arrival));
             }
             (ReplyTo::Desired { .. } | ReplyTo::Packet { .. }, _) => {}

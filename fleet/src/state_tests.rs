@@ -184,3 +184,22 @@ fn the_first_report_makes_the_architecture_known() {
     assert!(it.reported(report(5, 1, 7), LIVE).unwrap().arch_changed);
     assert!(!it.reported(report(5, 2, 7), LIVE).unwrap().arch_changed);
 }
+
+#[test]
+fn a_desired_state_that_was_replaced_is_published_again_but_makes_no_storm() {
+    let refused = |purpose| Reply {
+        session: 5,
+        to: ReplyTo::Packet { purpose },
+        outcome: Outcome::Rejected {
+            reason: Rejection::TooLarge,
+            detail: clipped(""),
+        },
+    };
+    let at = |now_s| Arrival { now_s, ..LIVE };
+    let mut it = device(5, 7);
+    let mut again = |purpose, now_s| it.reply(refused(purpose), at(now_s)).unwrap().desired_replaced;
+    assert!(!again(Purpose::Command, 100));
+    assert!(again(Purpose::Desired, 101));
+    assert!(!again(Purpose::Desired, 100 + PUBLISH_AGAIN_S));
+    assert!(again(Purpose::Desired, 100 + 2 * PUBLISH_AGAIN_S));
+}

@@ -186,3 +186,29 @@ fn a_topic_poisoned_with_ten_retained_mebibytes_does_not_wedge_the_agent() {
     }
     stand.remove().unwrap();
 }
+
+#[test]
+fn a_desired_state_replaced_by_garbage_is_published_again_and_a_deployment_goes_on() {
+    let mosquitto = Mosquitto::start();
+    let (stand, pid) = stand_that_runs(&mosquitto);
+    let before = retained(&mosquitto);
+    publish(&stand, &mosquitto, "desired", b"no message of ours", true);
+    wait_refusal(&stand, "desired");
+    wait_for("the desired state to be back", PATIENCE, || {
+        Ok((retained(&mosquitto) == before).then_some(()))
+    })
+    .unwrap();
+    // The refusal of the garbage is still the last one: it says nothing about another deployment.
+    ok(&mut stand.fleet(&[
+        "deploy",
+        "--app",
+        "other",
+        "--image",
+        "hello",
+        "--device",
+        DEVICE,
+        "--wait=60s",
+    ]));
+    ok(&mut stand.fleet(&["rm", "--app", "other", "--device", DEVICE]));
+    still_well(&stand, &pid);
+}

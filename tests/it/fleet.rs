@@ -397,3 +397,19 @@ impl Drop for Unmount {
         assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
 }
+
+#[test]
+fn waiting_for_new_settings_of_the_same_image_ends_when_the_new_process_runs() {
+    let stand = running_stand(Broker::Embedded);
+    for greeting in ["one", "two", "three"] {
+        let setting = format!("GREETING={greeting}");
+        ok(deploy(&stand, "hello", "hello").args(["--env", &setting, "--wait=60s"]));
+        runs_exactly_once(&stand, "hello");
+        let pid = &containers(&stand)[0]["pid"];
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(
+            environment.split('\0').any(|pair| pair == setting),
+            "{environment}"
+        );
+    }
+}
