@@ -225,3 +225,40 @@ fn a_link_named_punnet_oci_is_the_oci_command_line() {
         .args(["list", "--format", "json"]);
     assert_eq!(ok(&mut list).trim(), "[]");
 }
+
+#[test]
+fn source_date_epoch_decides_the_digest_and_must_be_a_number() {
+    let stand = stand_with_image();
+    let build = |epoch: &str| {
+        let mut command = stand.punnet(&["build"]);
+        command
+            .arg(stand.path().join("hello"))
+            .env("SOURCE_DATE_EPOCH", epoch);
+        command
+    };
+    let [first, again, other] = ["1000", "1000", "2000"].map(|epoch| ok(&mut build(epoch)));
+    assert!(first.starts_with("sha256:"), "{first}");
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    let complaint = fails(&mut build("yesterday"), 2);
+    assert!(complaint.contains("SOURCE_DATE_EPOCH"), "{complaint}");
+}
+
+#[test]
+fn a_full_disk_stops_a_build_and_leaves_the_images_that_were_there() {
+    let stand = stand_with_image();
+    let before = ok(&mut stand.punnet(&["images", "--json"]));
+    let context = stand.path().join("hello");
+    // More than any disk's reserve: the limit of a file's size stands for the full disk's error on every machine (setrlimit(2), EFBIG).
+    let mut command = Command::new("sh");
+    let punnet = stand.punnet(&["build", "--tag", "second"]);
+    command.args(["-c", "ulimit -f 100; trap '' XFSZ; exec \"$@\"", "sh"]);
+    command
+        .arg(punnet.get_program())
+        .args(punnet.get_args())
+        .arg(context);
+    let complaint = fails(&mut command, 1);
+    assert!(complaint.contains("cannot write"), "{complaint}");
+    assert_eq!(ok(&mut stand.punnet(&["images", "--json"])), before);
+    ok(&mut stand.punnet(&["verify"]));
+}
