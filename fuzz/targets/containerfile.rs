@@ -1,0 +1,14 @@
+//! Any text as a Containerfile: it is parsed or refused with a place that it has.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use punnet_images::{Error, build};
+
+fuzz_target!(|text: &str| {
+    match build::parse(text) {
+        Ok(file) => assert!(file.instructions.iter().all(|instruction| instruction.line >= 1)),
+        Err(Error::Containerfile { line, .. }) => assert!(line as usize <= text.lines().count() + 1),
+        Err(error) => panic!("no place: {error}"),
+    }
+});
