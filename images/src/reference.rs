@@ -110,12 +110,18 @@ impl FromStr for Reference {
         }
         let (registry, repository) = familiar(registry, repository);
         let tag = tag.or(digest.is_none().then_some("latest")).map(str::to_owned);
-        Ok(Self {
+        let reference = Self {
             registry: registry.map(str::to_owned),
             repository: repository.to_owned(),
             tag,
             digest,
-        })
+        };
+        // `:latest` and `docker.io/` may have come to it.
+        let tag_bytes = reference.tag.as_ref().map_or(0, |tag| 1 + tag.len());
+        if reference.name().len() + tag_bytes > REFERENCE_BYTES_MAX {
+            return Err(bad("it is longer than 240 bytes"));
+        }
+        Ok(reference)
     }
 }
 
@@ -133,24 +139,19 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Docker Hub's names in their short form.
+/// Docker Hub's names in their short form, unless that would be read as something else.
 fn familiar<'a>(registry: Option<&'a str>, repository: &'a str) -> (Option<&'a str>, &'a str) {
-    match registry {
-        Some("docker.io" | "index.docker.io") => {
-            let short = repository
-                .strip_prefix("library/")
-                .filter(|rest| !rest.contains('/'));
-            (None, short.unwrap_or(repository))
-        }
-        None => (
-            None,
-            repository
-                .strip_prefix("library/")
-                .filter(|rest| !rest.contains('/'))
-                .unwrap_or(repository),
-        ),
-        other => (other, repository),
+    if !matches!(registry, None | Some("docker.io" | "index.docker.io")) {
+        return (registry, repository);
     }
+    let short = repository
+        .strip_prefix("library/")
+        .filter(|rest| !rest.contains('/'))
+        .unwrap_or(repository);
+    if split_registry(short).0.is_some() || Digest::from_hex(short).is_some() {
+        return (Some("docker.io"), repository);
+    }
+    (None, short)
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -208,6 +209,9 @@ mod tests {
             ("docker.io/library/busybox", "busybox:latest"),
             ("library/busybox:1", "busybox:1"),
             ("index.docker.io/user/app", "user/app:latest"),
+            // Not a host of that name.
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest"),
+            ("docker.io/localhost/c:1", "docker.io/localhost/c:1"),
             ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
             ("localhost/a", "localhost/a:latest"),
             ("[::1]:5000/a:t", "[::1]:5000/a:t"),
@@ -228,7 +232,8 @@ mod tests {
 
     #[test]
     fn what_is_not_a_name_is_refused() {
-        let long = "a".repeat(241);
+        // With `:latest` it is one byte too long.
+        let long = "a".repeat(234);
         for text in [
             "",
             ":tag",
