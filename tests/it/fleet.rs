@@ -413,3 +413,25 @@ fn waiting_for_new_settings_of_the_same_image_ends_when_the_new_process_runs() {
         );
     }
 }
+
+#[test]
+fn an_app_that_is_stopped_stays_listed_and_stopped() {
+    let mut stand = running_stand(Broker::Embedded);
+    ok(deploy(&stand, "hello", "hello").arg("--wait=60s"));
+    ok(&mut stand.fleet(&["stop", "--app", "hello", "--device", DEVICE]));
+    wait_for("the app to stop", PATIENCE, || {
+        Ok((processes_of(&stand, "hello") == 0).then_some(()))
+    })
+    .unwrap();
+    // Not started again either, by an agent that knows nothing else than its disk.
+    stand.kill_agent().unwrap();
+    stand.start_agent().unwrap();
+    stand.wait_online(DEVICE).unwrap();
+    let listed = apps(&stand);
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["wanted"]),
+        (&"hello".into(), &"stopped".into()),
+        "{listed:?}"
+    );
+    assert_eq!(processes_of(&stand, "hello"), 0);
+}
