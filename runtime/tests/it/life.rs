@@ -126,13 +126,12 @@ fn a_killed_runtime_leaves_only_what_delete_force_removes() {
     wait_until("the state directory", || {
         bundle.state_root().join(&id).join("state.json").exists()
     });
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", runtime.id())).unwrap();
-    let children: Vec<i32> = children
-        .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .collect();
-    assert!(!children.is_empty());
+    let mut children: Vec<i32> = Vec::new();
+    wait_until("its processes", || {
+        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", runtime.id())).unwrap();
+        children = list.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        !children.is_empty()
+    });
     runtime.kill().unwrap();
     runtime.wait().unwrap();
     assert_eq!(bundle.status(), "creating");
