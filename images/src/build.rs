@@ -149,6 +149,18 @@ fn fits(path: &str, new: &Node, there: &Node) -> Result<()> {
     )))
 }
 
+/// A name that means something else in a layer: whoever unpacks it would remove files instead of making this one.
+fn refuse_whiteout(path: &str) -> Result<()> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if !name.starts_with(".wh.") {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("/{path}"),
+        why: "a layer cannot hold a name that begins with .wh. (it says that a file is removed); rename it or put it into .dockerignore".into(),
+    })
+}
+
 struct Build<'a> {
     options: &'a BuildOptions,
     layout: &'a Path,
@@ -420,6 +432,7 @@ impl<'a> Build<'a> {
             }
         }
         for (path, item) in &items {
+            refuse_whiteout(path)?;
             self.tree
                 .get(path)
                 .map_or(Ok(()), |there| fits(path, &item.node(), there))?;

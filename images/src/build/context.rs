@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,11 @@ impl Context {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let root = open(path, flags, Mode::empty()).map_err(Error::at("open", path))?;
         let ignore = path.join(".dockerignore");
+        // Only where there is none nothing is left out: one that cannot be read would let in what it keeps out.
+        let is_there = ignore.is_symlink();
         let ignore = match fs::metadata(&ignore) {
-            Err(_) => Ignore::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_there => Ignore::default(),
+            Err(error) => return Err(Error::io("read", &ignore, error)),
             Ok(found) if found.len() > IGNORE_BYTES_MAX => {
                 return Err(Error::Limit {
                     what: ".dockerignore".into(),
@@ -141,7 +145,7 @@ impl Context {
         } else {
             target.to_owned()
         };
-        place(items, path, self.item(&real, &stat, mode)?)
+        place(items, source, path, self.item(&real, &stat, mode)?)
     }
 
     fn collect_folder(
@@ -165,12 +169,12 @@ impl Context {
             if is(&stat, SFlag::S_IFDIR) {
                 if !hidden {
                     let mode = mode.unwrap_or(stat.st_mode & 0o7777);
-                    place(items, to.clone(), Item::Folder { mode })?;
+                    place(items, &from, to.clone(), Item::Folder { mode })?;
                 }
                 // A pattern with `!` may bring something back below a hidden directory.
                 self.collect_folder(&from, &to, mode, items, depth + 1)?;
             } else if !hidden {
-                place(items, to, self.item(&from, &stat, mode)?)?;
+                place(items, &from, to, self.item(&from, &stat, mode)?)?;
             }
         }
         Ok(())
@@ -303,9 +307,15 @@ impl Context {
 }
 
 /// Takes an entry up. Of several files for one place the last counts; a file and a folder cannot both be there.
-fn place(items: &mut BTreeMap<String, Item>, path: String, item: Item) -> Result<()> {
+fn place(items: &mut BTreeMap<String, Item>, from: &str, path: String, item: Item) -> Result<()> {
     if let Some(there) = items.get(&path) {
-        super::fits(&path, &item.node(), &there.node())?;
+        super::fits(&path, &item.node(), &there.node()).map_err(|error| {
+            let other = match there {
+                Item::File { source, .. } => format!("{source:?}"),
+                _ => "another source".to_owned(),
+            };
+            Error::Run(format!("{from:?} and {other} cannot both be copied: {error}"))
+        })?;
     }
     items.insert(path, item);
     Ok(())

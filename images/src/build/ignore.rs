@@ -12,8 +12,8 @@ pub struct Ignore(Vec<(bool, Vec<Node>)>);
 /// A step of a pattern over a whole path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Node {
-    /// One character: a literal, `?`, a set; as [`fits_one`] reads it.
-    One(Vec<char>),
+    /// One character.
+    One(One),
     /// `*`: any characters of one level.
     Level,
     /// Any characters at all.
@@ -24,26 +24,42 @@ enum Node {
     Through,
 }
 
+/// What one character may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum One {
+    Literal(char),
+    /// `?`: any of a level.
+    Wildcard,
+    /// `[a-z]`, `[^a]`: first and last of each range.
+    Set {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
 impl Ignore {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut patterns = Vec::new();
-        for line in text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
-            if patterns.len() == PATTERNS_MAX {
-                return Err(format!("more than {PATTERNS_MAX} patterns"));
-            }
+        // Some editors begin a file with a byte order mark; it belongs to no pattern.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let line = line.trim();
             let (again, pattern) = line
                 .strip_prefix('!')
                 .map_or((false, line), |pattern| (true, pattern.trim()));
-            let clean = clean(pattern);
-            if !clean.is_empty() {
-                let nodes = nodes(&clean).ok_or_else(|| format!("{line:?} is no pattern"))?;
-                patterns.push((again, nodes));
+            if again && pattern.is_empty() {
+                return Err("a lone \"!\" brings nothing back: write !PATTERN".into());
             }
+            let clean = clean(pattern);
+            if clean.is_empty() {
+                continue;
+            }
+            if patterns.len() == PATTERNS_MAX {
+                return Err(format!("more than {PATTERNS_MAX} patterns"));
+            }
+            let nodes = nodes(&clean).ok_or_else(|| format!("{line:?} is no pattern"))?;
+            patterns.push((again, nodes));
         }
         Ok(Self(patterns))
     }
@@ -60,13 +76,16 @@ impl Ignore {
     }
 }
 
-/// Without empty, `.` and `..` levels, as Go's filepath.Clean of a path below `/`.
+/// Without empty and `.` levels and with `..` taken back, as Go's filepath.Clean has it, and without the slash it may begin with. What leads
+/// above the context stays, and fits nothing.
 fn clean(pattern: &str) -> String {
+    let is_rooted = pattern.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in pattern.split('/') {
         match part {
             "" | "." => {}
-            ".." => drop(parts.pop()),
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            ".." if is_rooted => {}
             part => parts.push(part),
         }
     }
@@ -83,25 +102,21 @@ fn nodes(pattern: &str) -> Option<Vec<Node>> {
     let mut rest = characters.as_slice();
     while let Some(first) = rest.first() {
         let length = match (first, rest.get(1), rest.get(2)) {
-            ('*', Some('*'), None) => {
+            ('*', Some('*'), next) if next.is_none() || (only_a_suffix && nodes.is_empty()) => {
                 nodes.push(Node::Any);
                 2
             }
-            ('*', Some('*'), Some(_)) if only_a_suffix && nodes.is_empty() => {
-                nodes.push(Node::Any);
-                2
-            }
-            ('*', Some('*'), Some(next)) => {
+            ('*', Some('*'), next) => {
                 nodes.extend([Node::Levels, Node::Through]);
-                if *next == '/' { 3 } else { 2 }
+                if next == Some(&'/') { 3 } else { 2 }
             }
             ('*', ..) => {
                 nodes.push(Node::Level);
                 1
             }
             _ => {
-                let length = length_of_one(rest)?;
-                nodes.push(Node::One(rest[..length].to_vec()));
+                let (one, length) = one(rest)?;
+                nodes.push(Node::One(one));
                 length
             }
         };
@@ -113,20 +128,19 @@ fn nodes(pattern: &str) -> Option<Vec<Node>> {
 /// Runs the pattern over the path with all ways it can be in at once: linear times linear, whatever the pattern. True as well when it
 /// fits what stands before some `/`.
 fn fits_path(nodes: &[Node], path: &str) -> bool {
-    let mut now = vec![false; nodes.len() + 1];
+    let (mut now, mut next) = (vec![false; nodes.len() + 1], vec![false; nodes.len() + 1]);
     enter(nodes, &mut now, 0);
     for character in path.chars() {
         if character == '/' && now[nodes.len()] {
             return true;
         }
-        let mut next = vec![false; nodes.len() + 1];
+        if !now.contains(&true) {
+            return false;
+        }
+        next.fill(false);
         for (at, node) in nodes.iter().enumerate().filter(|(at, _)| now[*at]) {
             match node {
-                Node::One(one)
-                    if fits_one(one, character).is_some() && !(character == '/' && one[0] != '/') =>
-                {
-                    enter(nodes, &mut next, at + 1);
-                }
+                Node::One(one) if one.fits(character) => enter(nodes, &mut next, at + 1),
                 Node::Level if character != '/' => enter(nodes, &mut next, at),
                 Node::Any => enter(nodes, &mut next, at),
                 Node::Through => {
@@ -138,30 +152,42 @@ fn fits_path(nodes: &[Node], path: &str) -> bool {
                 _ => {}
             }
         }
-        now = next;
+        std::mem::swap(&mut now, &mut next);
     }
     now[nodes.len()]
 }
 
 /// Marks a place and all that can be reached from it without a character.
-fn enter(nodes: &[Node], places: &mut [bool], at: usize) {
-    if std::mem::replace(&mut places[at], true) {
-        return;
-    }
-    match nodes.get(at) {
-        Some(Node::Level | Node::Any) => enter(nodes, places, at + 1),
-        Some(Node::Levels) => {
-            enter(nodes, places, at + 1);
-            enter(nodes, places, at + 2);
+fn enter(nodes: &[Node], places: &mut [bool], mut at: usize) {
+    while !std::mem::replace(&mut places[at], true) {
+        match nodes.get(at) {
+            Some(Node::Level | Node::Any) => at += 1,
+            Some(Node::Levels) => {
+                places[at + 1] = true;
+                at += 2;
+            }
+            _ => return,
         }
-        _ => {}
     }
 }
 
 /// One level: `*`, `?`, `[a-z]`, `[^a]` and `\x` as Go's filepath.Match has them. A broken pattern fits nothing.
 pub fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    fits_chars(&pattern, &name)
+    let characters: Vec<char> = pattern.chars().collect();
+    let mut nodes = Vec::new();
+    let mut rest = characters.as_slice();
+    while let Some(first) = rest.first() {
+        let (node, length) = match first {
+            '*' => (Node::Level, 1),
+            _ => match one(rest) {
+                Some((one, length)) => (Node::One(one), length),
+                None => return false,
+            },
+        };
+        nodes.push(node);
+        rest = &rest[length..];
+    }
+    fits_path(&nodes, name)
 }
 
 /// Whether it has anything that is not taken literally.
@@ -169,63 +195,55 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', '\\'])
 }
 
-/// Backtracks only to the last `*`: linear times linear, whatever the pattern.
-fn fits_chars(pattern: &[char], name: &[char]) -> bool {
-    let (mut at, mut seen) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while seen < name.len() {
-        if pattern.get(at) == Some(&'*') {
-            star = Some((at + 1, seen));
-            at += 1;
-            continue;
-        }
-        match fits_one(&pattern[at..], name[seen]) {
-            Some(length) => {
-                at += length;
-                seen += 1;
-            }
-            None => {
-                let Some((after, from)) = star else { return false };
-                star = Some((after, from + 1));
-                (at, seen) = (after, from + 1);
-            }
-        }
-    }
-    pattern[at..].iter().all(|&character| character == '*')
-}
-
-/// Length of the pattern's first element: a character, an escaped one, a set. `None` when it is broken.
-fn length_of_one(pattern: &[char]) -> Option<usize> {
+/// What the pattern begins with, and its length. `None` when it is broken.
+fn one(pattern: &[char]) -> Option<(One, usize)> {
     match *pattern.first()? {
-        '\\' => pattern.get(1).map(|_| 2),
-        // A `]` that comes first is part of the set.
-        '[' => Some(pattern.iter().skip(2).position(|&c| c == ']')? + 3),
-        _ => Some(1),
+        '?' => Some((One::Wildcard, 1)),
+        '\\' => Some((One::Literal(*pattern.get(1)?), 2)),
+        '[' => set(pattern),
+        literal => Some((One::Literal(literal), 1)),
     }
 }
 
-/// Length of the pattern's first element when it fits the character.
-fn fits_one(pattern: &[char], character: char) -> Option<usize> {
-    let length = length_of_one(pattern)?;
-    match pattern[0] {
-        '?' => Some(1),
-        '\\' => (pattern[1] == character).then_some(2),
-        '[' => {
-            let (negated, set) = match &pattern[1..length - 1] {
-                ['^', set @ ..] => (true, set),
-                set => (false, set),
-            };
-            let mut found = false;
-            let mut rest = set;
-            while let [first, tail @ ..] = rest {
-                (found, rest) = match tail {
-                    ['-', last, tail @ ..] => (found || (*first..=*last).contains(&character), tail),
-                    tail => (found || *first == character, tail),
-                };
-            }
-            (found != negated).then_some(length)
+/// A set has at least one range; `-` and `]` are written with a `\` in it.
+fn set(pattern: &[char]) -> Option<(One, usize)> {
+    let negated = pattern.get(1) == Some(&'^');
+    let mut at = if negated { 2 } else { 1 };
+    let mut ranges = Vec::new();
+    loop {
+        let first = member(pattern, &mut at)?;
+        let mut last = first;
+        if pattern.get(at) == Some(&'-') {
+            at += 1;
+            last = member(pattern, &mut at)?;
         }
-        literal => (literal == character).then_some(1),
+        ranges.push((first, last));
+        if *pattern.get(at)? == ']' {
+            return Some((One::Set { negated, ranges }, at + 1));
+        }
+    }
+}
+
+fn member(pattern: &[char], at: &mut usize) -> Option<char> {
+    let escaped = *pattern.get(*at)? == '\\';
+    *at += usize::from(escaped);
+    let character = *pattern.get(*at)?;
+    *at += 1;
+    (escaped || !matches!(character, '-' | ']')).then_some(character)
+}
+
+impl One {
+    fn fits(&self, character: char) -> bool {
+        match self {
+            Self::Literal(literal) => *literal == character,
+            Self::Wildcard => character != '/',
+            Self::Set { negated, ranges } => {
+                *negated
+                    != ranges
+                        .iter()
+                        .any(|(first, last)| (*first..=*last).contains(&character))
+            }
+        }
     }
 }
 
@@ -299,7 +317,11 @@ mod tests {
             ("**/*.k?y", "x/a.k/y", false),
             ("*/b", "a/b/c", true),
             ("*/b", "x/a/b", false),
-            ("[^x]", "/", false),
+            ("a[^x]b", "a/b", true),
+            ("../a", "a", false),
+            ("x/../../a", "a", false),
+            ("/../a", "a", true),
+            ("[\\]x]y", "]y", true),
         ];
         for (pattern, path, want) in cases {
             assert_eq!(
@@ -312,8 +334,25 @@ mod tests {
 
     #[test]
     fn a_broken_pattern_is_an_error_and_hides_nothing_by_chance() {
-        for text in ["[", "a\\", "ok\n[]"] {
+        for text in [
+            "[", "a\\", "ok\n[]", "[^]", "[a-]", "[-a]", "[]a]", "!", "a\n! \n",
+        ] {
             assert!(Ignore::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn marks_and_comments_are_read_as_docker_reads_them() {
+        let ignore = Ignore::parse("\u{feff}secret\n#no\n #name\n! \t#name/shown\r\n").unwrap();
+        let cases = [
+            ("secret", true),
+            ("no", false),
+            ("#no", false),
+            ("#name", true),
+            ("#name/shown", false),
+        ];
+        for (path, want) in cases {
+            assert_eq!(ignore.hides(path), want, "{path}");
         }
     }
 

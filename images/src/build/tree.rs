@@ -48,23 +48,9 @@ impl Tree {
         self.0.insert(path, node);
     }
 
-    /// Where a path leads inside the image: every link on the way is followed, the last name only when it leads to a folder. Nothing
-    /// leads above the root. What does not exist is taken as it is written.
+    /// Where a path leads inside the image: every link is followed, that of the last name too, as BuildKit does. Nothing leads above the root.
+    /// What does not exist is taken as it is written.
     pub fn resolve(&self, path: &str) -> Result<String, String> {
-        let whole = self.follow(path)?;
-        if self.has_folder(&whole) {
-            return Ok(whole);
-        }
-        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let above = self.follow(above)?;
-        Ok(if above.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{above}/{name}")
-        })
-    }
-
-    fn follow(&self, path: &str) -> Result<String, String> {
         let mut to_go: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
         let mut at: Vec<String> = Vec::new();
         let mut links = 0;
@@ -126,9 +112,8 @@ mod tests {
             ("absolute/a/b", "usr/lib/a/b"),
             ("usr/back/x", "usr/lib/x"),
             ("new/x", "data/not/yet/x"),
-            // A last name that leads to no folder is replaced, not followed.
-            ("new", "new"),
-            ("tofile", "tofile"),
+            ("new", "data/not/yet"),
+            ("tofile", "data/file"),
             ("plain/x", "plain/x"),
             ("", ""),
         ] {

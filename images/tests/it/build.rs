@@ -384,6 +384,78 @@ fn copy_goes_through_links_of_the_image_and_does_not_replace_them() {
 }
 
 #[test]
+fn copy_writes_to_what_a_link_of_the_image_names_and_never_outside() {
+    let bench = Bench::new(&[
+        ("root/etc/real", "old"),
+        ("root/d/", ""),
+        ("new", "new"),
+        ("f/one", "1"),
+    ]);
+    for (link, target) in [
+        ("etc/alias", "real"),
+        ("etc/later", "../run/made"),
+        ("up", "../../../../d"),
+        ("d/alias", "../etc/real"),
+    ] {
+        symlink(target, bench.context().join("root").join(link)).unwrap();
+    }
+    let lines = "COPY root /\nCOPY new /etc/alias\nCOPY new /etc/later\nCOPY new /up/a\nCOPY f /up\n";
+    let paths = bench.build(lines).unwrap().paths();
+    for (path, data) in [
+        ("etc/alias", "real"),
+        ("etc/real", "new"),
+        ("etc/later", "../run/made"),
+        ("run/made", "new"),
+        ("d/a", "new"),
+        ("d/one", "1"),
+        ("up", "../../../../d"),
+    ] {
+        assert_eq!(paths[path].data, data, "{path}: {paths:#?}");
+    }
+    // A link of the same name as what is put into a folder is replaced, as the file is that a link stands for.
+    let bench_alias = Bench::new(&[("alias", "file")]);
+    fs::rename(bench.context().join("root"), bench_alias.context().join("root")).unwrap();
+    let paths = bench_alias
+        .build("COPY root /\nCOPY alias /d/\n")
+        .unwrap()
+        .paths();
+    assert_eq!(
+        (&*paths["d/alias"].data, &*paths["etc/real"].data),
+        ("file", "old")
+    );
+}
+
+#[test]
+fn a_name_that_would_remove_files_is_refused() {
+    let bench = Bench::new(&[("d/.wh.bin", ""), ("plain", "")]);
+    for lines in [
+        "COPY d /\n",
+        "COPY plain /x/.wh..wh..opq\n",
+        "COPY plain /.wh.d/x\n",
+        "WORKDIR /.wh.d\n",
+    ] {
+        let complaint = bench.refusal(lines);
+        assert!(
+            complaint.contains(":2:1:") && complaint.contains(".wh."),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
+fn a_dockerignore_that_cannot_be_read_stops_the_build() {
+    let bench = Bench::new(&[("secret", "s3cret")]);
+    let ignore = bench.context().join(".dockerignore");
+    for target in ["nowhere", ".dockerignore", "secret/file"] {
+        symlink(target, &ignore).unwrap();
+        let complaint = bench.refusal("COPY secret /\n");
+        assert!(complaint.contains(".dockerignore"), "{target}: {complaint}");
+        fs::remove_file(&ignore).unwrap();
+    }
+    bench.build("COPY secret /\n").unwrap();
+}
+
+#[test]
 fn a_folder_and_a_file_for_one_place_are_an_error() {
     let bench = Bench::new(&[("one/x", "a file"), ("two/x/y", "below"), ("three/x/", "")]);
     symlink("elsewhere", bench.context().join("one/link")).unwrap();
@@ -402,5 +474,10 @@ fn a_folder_and_a_file_for_one_place_are_an_error() {
             complaint.contains("there is a") || complaint.contains("/x is a file"),
             "{lines}: {complaint}"
         );
+    }
+    for bench in [bench, Bench::new(&[("one/x", ""), ("two/x/y", "")])] {
+        let complaint = bench.refusal("COPY one two /t/\n");
+        let both = ["\"two/link\" and another source", "\"two/x\" and \"one/x\""];
+        assert!(both.iter().any(|both| complaint.contains(both)), "{complaint}");
     }
 }
