@@ -136,6 +136,11 @@ fn a_forged_altered_or_old_desired_state_is_refused_with_its_reason() {
 
     // Signed by the fleet, but of a generation that has passed.
     publish(&stand, &mosquitto, "desired", &old, false);
+    wait_for("the refusal in the agent's log", PATIENCE, || {
+        let log = std::fs::read_to_string(stand.path().join("agent.log"))?;
+        Ok(log.contains("has been accepted already").then_some(()))
+    })
+    .unwrap();
     still_well(&stand, &pid);
     // One bit of the content changed, the checksum put right: the signature is wrong.
     let mut forged = good.clone();
