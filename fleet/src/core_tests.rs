@@ -77,6 +77,7 @@ fn reported() -> impl Strategy<Value = (Purpose, Vec<u8>)> {
                 state,
                 restarts,
                 detail: clipped(&detail),
+                spec: Digest([n as u8; 32]),
             });
             let reported = Reported {
                 session,

@@ -1,8 +1,9 @@
 //! The desired state of a device: built from its app rows, signed, and stored before anybody hears of it.
 
 use heapless::Vec;
-use punnet_protocol::{APPS_MAX, Arch, Desired, Name, PAYLOAD_BYTES_MAX, signed};
+use punnet_protocol::{APPS_MAX, Arch, Desired, Digest, Name, PAYLOAD_BYTES_MAX, signed};
 use rusqlite::Connection;
+use sha2::{Digest as _, Sha256};
 
 use crate::db::apps::{self, AppRow, Chosen};
 use crate::db::{devices, images};
@@ -66,6 +67,17 @@ pub fn build(fleet: &Name, device: &Name, generation: u64, rows: &[AppRow]) -> R
     })
 }
 
+/// What a device reports as [`punnet_protocol::AppReport::spec`] once it has taken up this row; `None` for one that cannot be
+/// in a desired state.
+pub fn spec_digest(row: &AppRow) -> Option<Digest> {
+    let app = row
+        .spec
+        .to_app(&row.name, &row.image, row.chosen.as_ref()?)
+        .ok()?;
+    let encoded = postcard::to_allocvec(&app).ok()?;
+    Some(Digest(Sha256::digest(encoded).into()))
+}
+
 /// The manifest of an image for a device; `None` when its platform is not known yet and the image has several.
 pub fn choose(
     connection: &Connection,
@@ -114,8 +126,6 @@ pub fn choose_again(connection: &Connection, device: &Name, arch: Arch) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use punnet_protocol::Digest;
-
     use super::*;
     use crate::db::images::Image;
     use crate::platform::{Manifest, Platform};

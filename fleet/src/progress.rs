@@ -18,6 +18,7 @@ pub enum Progress {
 impl DeviceView {
     /// Where the deployment of `app` stands that became part of `generation`.
     pub fn progress(&self, app: &Name, generation: u64) -> Progress {
+        // What had no generation, as garbage has not, says nothing about this one.
         if let Some(refusal) = &self.refusal
             && refusal.generation.is_some_and(|refused| refused >= generation)
         {
@@ -61,6 +62,10 @@ impl AppView {
     fn progress(&self) -> Progress {
         let exit_code = self.exit_code.unwrap_or_default();
         match self.state.as_str() {
+            // Also when the image is the same: the process of the settings before is not the one that was asked for.
+            "running" | "exited" | "backing-off" if !self.as_wanted => {
+                Progress::Doing("the version before it is to be replaced".into())
+            }
             "running" => Progress::Done(format!("running as process {}", self.pid.unwrap_or_default())),
             "exited" if exit_code == 0 => Progress::Done("it ran and ended with exit code 0".into()),
             "exited" | "backing-off" => Progress::Failed(with_detail(

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::apps::AppRow;
 use crate::db::images::Image;
+use crate::desired;
 use crate::platform;
 use crate::spec::AppSpec;
 use crate::state::{Device, Refusal, printable};
@@ -78,6 +79,8 @@ pub struct AppView {
     pub manifest_wanted: Option<String>,
     /// The manifest reported.
     pub manifest_reported: Option<String>,
+    /// Its container was made from these very settings, not from those of a version before.
+    pub as_wanted: bool,
     /// One word: running, fetching, failed, ...; `unknown` before the first report.
     pub state: String,
     /// Exit code of `exited` and `backing-off`.
@@ -240,6 +243,7 @@ fn wanted_app(row: &AppRow, report: Option<&AppReport>) -> AppView {
         generation: row.generation,
         manifest_wanted: row.chosen.map(|chosen| chosen.digest.to_string()),
         manifest_reported: None,
+        as_wanted: false,
         state: if row.running {
             "unknown".into()
         } else {
@@ -254,6 +258,7 @@ fn wanted_app(row: &AppRow, report: Option<&AppReport>) -> AppView {
     };
     if let Some(report) = report {
         view.report(report);
+        view.as_wanted = desired::spec_digest(row) == Some(report.spec);
     }
     if let Some(problem) = &row.problem {
         view.state = "impossible".into();
@@ -273,6 +278,7 @@ fn absent_app(report: &AppReport) -> AppView {
         generation: 0,
         manifest_wanted: None,
         manifest_reported: None,
+        as_wanted: false,
         state: String::new(),
         exit_code: None,
         pid: None,

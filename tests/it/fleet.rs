@@ -159,8 +159,14 @@ fn the_main_job(broker: Broker) {
     runs_exactly_once(&stand, "hello");
     assert!(ok(&mut stand.fleet(&["status"])).contains("running"));
     assert!(stand.agent_pss_kib().unwrap() > 0);
-    // Another version takes the place of the one that runs.
+    // Another version takes the place of the one that runs; the image is the same.
+    let first = containers(&stand)[0]["pid"].clone();
     ok(deploy(&stand, "hello", "hello").args(["--env", "GREETING=second", "--wait=60s"]));
+    assert_ne!(
+        containers(&stand)[0]["pid"],
+        first,
+        "--wait ends with the new process"
+    );
     let second = || Ok(log_of(&stand, "hello").starts_with("second: ").then_some(()));
     wait_for("the second version", PATIENCE, second).unwrap();
     runs_exactly_once(&stand, "hello");

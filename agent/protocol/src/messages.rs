@@ -289,6 +289,9 @@ pub struct AppReport {
     pub restarts: u32,
     /// For people: why it failed or waits; empty when all is well.
     pub detail: Text<DETAIL_BYTES_MAX>,
+    /// SHA-256 of the encoded [`App`] that its container was made from, or without a container will be: tells the process of
+    /// these settings from that of the ones before.
+    pub spec: Digest,
 }
 
 /// Where an app stands.

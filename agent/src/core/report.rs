@@ -109,12 +109,17 @@ fn report(app: &App, fetcher: &Fetcher) -> Option<AppReport> {
         detail
     };
     let restarts = app.trial.restarts;
+    let made_from = match &app.container {
+        Some(seen) => seen.spec,
+        None => app.target().map(|target| target.spec),
+    };
     Some(AppReport {
         name: app.name.clone(),
         manifest,
         state,
         restarts,
         detail: clipped(detail),
+        spec: made_from.unwrap_or(Digest([0; 32])),
     })
 }
 

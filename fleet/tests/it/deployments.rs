@@ -1,5 +1,9 @@
 //! Deployments: what a device hears, and what the operator sees of it.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use punnet_protocol::topics::Purpose;
 use punnet_protocol::{AppState, Arch, Network, Outcome, Rejection, ReplyTo, RestartPolicy, clipped};
 
 use crate::on_both_brokers;
@@ -51,7 +55,7 @@ fn a_deployment_reaches_the_device_signed_and_wait_ends_with_its_report(broker: 
         "-v",
         "x y",
     ]);
-    let mut deploy = deploy.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut deploy = deploy.stdout(Stdio::piped()).spawn().unwrap();
 
     let desired = device.desired();
     assert_eq!(
@@ -167,11 +171,7 @@ fn a_rejection_ends_the_wait_and_is_shown_until_accepted(broker: Broker) {
         "pi",
         "--wait=20s",
     ];
-    let deploy = stand
-        .command(&words)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let deploy = stand.command(&words).stderr(Stdio::piped()).spawn().unwrap();
     assert_eq!(device.desired().generation, 1);
     let detail = clipped("memory limits need cgroup_enable=memory in cmdline.txt");
     let outcome = Outcome::Rejected {
@@ -201,6 +201,42 @@ fn a_rejection_ends_the_wait_and_is_shown_until_accepted(broker: Broker) {
 }
 
 #[test]
+fn wait_is_not_content_with_the_process_of_the_settings_before() {
+    let stand = Stand::start(Broker::Embedded);
+    let image = stand.add_image("hello", &["linux/amd64"]);
+    let mut device = stand.device("pi", Arch::Amd64);
+    let on_pi = ["deploy", "--app", "web", "--image", "hello", "--device", "pi"];
+    stand.run(&on_pi);
+    device.desired_of(1);
+    device.report(Arch::Amd64, 1, &[("web", &image.manifests[0], RUNNING)]);
+    let before = device.specs.clone();
+
+    let mut deploy = stand
+        .command(&[&on_pi[..], &["--env", "A=b", "--wait=20s"]].concat())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(deploy.stderr.take().unwrap()).lines();
+    let mut says = |text: &str| said.any(|line| line.unwrap().contains(text));
+    device.desired_of(2);
+    let wanted = std::mem::replace(&mut device.specs, before);
+    // Garbage that came meanwhile has nothing to do with it.
+    let purpose = Purpose::Command;
+    let outcome = Outcome::Rejected {
+        reason: Rejection::Malformed,
+        detail: clipped(""),
+    };
+    device.reply(ReplyTo::Packet { purpose }, outcome);
+    // The image is the same and generation 2 is accepted: only the settings tell the old process from the new one.
+    device.report(Arch::Amd64, 2, &[("web", &image.manifests[0], RUNNING)]);
+    assert!(says("pi: the version before it is to be replaced"));
+    assert!(deploy.try_wait().unwrap().is_none());
+    device.specs = wanted;
+    device.report(Arch::Amd64, 2, &[("web", &image.manifests[0], RUNNING)]);
+    assert!(deploy.wait().unwrap().success());
+}
+
+#[test]
 fn wait_fails_with_the_reported_reason_and_when_the_time_is_up() {
     let stand = Stand::start(Broker::Embedded);
     let image = stand.add_image("hello", &["linux/amd64"]);
@@ -216,11 +252,7 @@ fn wait_fails_with_the_reported_reason_and_when_the_time_is_up() {
             "pi",
             &format!("--wait={time}"),
         ];
-        stand
-            .command(&words)
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
+        stand.command(&words).stderr(Stdio::piped()).spawn().unwrap()
     };
     let failing = deploy("20s");
     device.desired_of(1);

@@ -1,6 +1,6 @@
 //! A controller with its broker in a folder of its own, images to deploy, and a device made of an MQTT client.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use punnet_fleet::enrolment::Enrolment;
 use punnet_protocol::topics::{self, Purpose};
 use punnet_protocol::{
-    AppReport, AppState, Arch, BoardInfo, Desired, Name, Outcome, PAYLOAD_BYTES_MAX, Presence, Reply,
+    AppReport, AppState, Arch, BoardInfo, Desired, Digest, Name, Outcome, PAYLOAD_BYTES_MAX, Presence, Reply,
     ReplyTo, Reported, clipped, envelope, signed,
 };
 use rumqttc::{Client, Connection, Event, LastWill, MqttOptions, Packet, QoS, RecvTimeoutError};
@@ -346,6 +346,8 @@ pub struct Device {
     enrolment: Enrolment,
     sequence: u64,
     arch: Arch,
+    /// Of the apps of the newest desired state that was looked at: what its containers are made from.
+    pub specs: BTreeMap<Name, Digest>,
 }
 
 /// How a device differs from an honest one.
@@ -410,6 +412,7 @@ impl Device {
             enrolment,
             sequence: 0,
             arch,
+            specs: BTreeMap::new(),
         }
     }
 
@@ -440,6 +443,11 @@ impl Device {
             } else {
                 ""
             }),
+            spec: self
+                .specs
+                .get(&name.parse::<Name>().unwrap())
+                .copied()
+                .unwrap_or(Digest([0; 32])),
         });
         let reported = Reported {
             session: self.session,
@@ -483,7 +491,14 @@ impl Device {
     /// The next desired state, its signature checked with the key of the enrolment.
     pub fn desired(&mut self) -> Desired {
         let payload = self.next(Purpose::Desired);
-        self.verified(&payload)
+        let desired: Desired = self.verified(&payload);
+        let spec = |app| Digest(Sha256::digest(postcard::to_allocvec(app).unwrap()).into());
+        self.specs = desired
+            .apps
+            .iter()
+            .map(|app| (app.name.clone(), spec(app)))
+            .collect();
+        desired
     }
 
     /// Skips to the desired state of this generation.

@@ -173,13 +173,14 @@ pub fn reported() -> impl Strategy<Value = Reported> {
         Just(AppState::RolledBack),
         Just(AppState::Stopping),
     ];
-    let app = (name(), digest(), state, any::<u32>(), text()).prop_map(
-        |(name, manifest, state, restarts, detail)| AppReport {
+    let app = (name(), digest(), state, any::<u32>(), text(), digest()).prop_map(
+        |(name, manifest, state, restarts, detail, spec)| AppReport {
             name,
             manifest,
             state,
             restarts,
             detail,
+            spec,
         },
     );
     let arch = prop_oneof![

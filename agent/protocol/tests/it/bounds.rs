@@ -83,6 +83,7 @@ fn the_largest_of_the_other_messages_fit_a_payload() {
         },
         restarts: u32::MAX,
         detail: clipped(&"x".repeat(DETAIL_BYTES_MAX)),
+        spec: Digest([255; 32]),
     };
     let mut reported = golden::reported();
     reported.apps = (0..APPS_MAX).map(|_| app.clone()).collect();

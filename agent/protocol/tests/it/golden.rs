@@ -87,6 +87,7 @@ fn report(name_text: &str, state: AppState, restarts: u32, detail: &str) -> AppR
         state,
         restarts,
         detail: clipped(detail),
+        spec: Digest([0x5e; 32]),
     }
 }
 

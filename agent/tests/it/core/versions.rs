@@ -40,6 +40,25 @@ fn the_running_version_stays_until_the_next_image_is_in_the_store() {
 }
 
 #[test]
+fn each_report_says_which_settings_its_process_was_made_from() {
+    let (mut bench, old) = running();
+    let mut new = old.clone();
+    new.env = Strings::new(["A=b"]).unwrap();
+    bench.desire(2, std::slice::from_ref(&new));
+    bench.pass(5000);
+    let reports: Vec<Reported> = bench.take(Purpose::Reported);
+    let running = reports
+        .iter()
+        .filter(|report| matches!(report.apps[0].state, AppState::Running { .. }));
+    let specs: Vec<_> = running.map(|report| report.apps[0].spec).collect();
+    assert_eq!(
+        specs,
+        [spec(&new)],
+        "the same image, and never the old process as the new one"
+    );
+}
+
+#[test]
 fn after_a_power_cut_in_the_middle_of_an_update_the_last_good_version_runs_without_a_network() {
     let (mut bench, old) = running();
     let image = bench.fleet.image(2, &[100_000]);
