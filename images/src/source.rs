@@ -8,11 +8,13 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
 mod docker;
+mod tree;
 
 use crate::oci::{
     self, ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform,
     media_type,
 };
+use crate::store::TreeArchive;
 use crate::tar_stream::{Advance, EntryKind, TarStream};
 use crate::{Digest, Error, HashingReader, Reference, Result, platform};
 use nix::fcntl::OFlag;
@@ -48,6 +50,12 @@ enum Kind {
         blobs: BTreeMap<Digest, Place>,
         documents: BTreeMap<Digest, Vec<u8>>,
     },
+    /// One layer, made of an image's folder in the store.
+    Tree {
+        folder: PathBuf,
+        layer: Descriptor,
+        documents: BTreeMap<Digest, Vec<u8>>,
+    },
 }
 
 /// Where a member's data is in the archive.
@@ -76,10 +84,18 @@ pub struct Blob {
 #[derive(Debug)]
 enum BlobData {
     Window(Window),
+    Tree(Box<TreeArchive>),
     Bytes(io::Cursor<Vec<u8>>),
 }
 
 impl Blob {
+    fn of_bytes(bytes: &[u8]) -> Self {
+        Self {
+            size: bytes.len() as u64,
+            data: BlobData::Bytes(io::Cursor::new(bytes.to_vec())),
+        }
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -89,6 +105,8 @@ impl Blob {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.data {
             BlobData::Window(window) => window.read_at(buffer, offset),
+            // Made from its beginning, always: who wants parts saves it to a file first.
+            BlobData::Tree(_) => Err(io::ErrorKind::Unsupported.into()),
             BlobData::Bytes(bytes) => {
                 let bytes = bytes
                     .get_ref()
@@ -106,6 +124,7 @@ impl Read for Blob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.data {
             BlobData::Window(window) => window.read(buffer),
+            BlobData::Tree(archive) => archive.read(buffer),
             BlobData::Bytes(bytes) => bytes.read(buffer),
         }
     }
@@ -271,16 +290,27 @@ impl Source {
                 documents,
             } => {
                 if let Some(document) = documents.get(digest) {
-                    return Ok(Blob {
-                        size: document.len() as u64,
-                        data: BlobData::Bytes(io::Cursor::new(document.clone())),
-                    });
+                    return Ok(Blob::of_bytes(document));
                 }
                 let place = blobs.get(digest).ok_or_else(|| self.no_blob(digest))?;
                 Ok(Blob {
                     size: place.size,
                     data: BlobData::Window(place.open(file)),
                 })
+            }
+            Kind::Tree {
+                folder,
+                layer,
+                documents,
+            } => {
+                if layer.digest == *digest {
+                    return Ok(Blob {
+                        size: layer.size,
+                        data: BlobData::Tree(Box::new(TreeArchive::open(folder)?)),
+                    });
+                }
+                let document = documents.get(digest).ok_or_else(|| self.no_blob(digest))?;
+                Ok(Blob::of_bytes(document))
             }
         }
     }

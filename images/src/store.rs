@@ -9,6 +9,7 @@
 //!     rootfs/                  all layers applied; its regular files are hard links to objects
 //!     manifest.json config.json
 //!     files                    digest, size and path of every regular file, for `verify`
+//!     links                    names of files that are hard links of each other in the image, NUL after each
 //!     summary.json             sizes, for `images`
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export
 //!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has
@@ -20,6 +21,7 @@
 //! Ownership and device nodes: root stores the archive's uid and gid; an ordinary user owns all files. Device nodes are passed over: a
 //! container gets its devices from the runtime. Of extended attributes `user.*` are kept, and `security.capability` by root.
 
+mod flatten;
 mod object;
 mod staging;
 mod tree;
@@ -40,9 +42,13 @@ use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 use staging::Staging;
 use unpack::Unpacker;
 
+pub use flatten::TreeArchive;
 pub use verify::{Damage, Problem};
 
 const VERSION: &str = "punnet-store 1";
+
+/// Name of the list of hard links in an image's folder.
+const LINKS: &str = "links";
 
 /// Shortest abbreviation of a digest that is looked up: shorter ones are typing errors.
 const PREFIX_HEX_MIN: usize = 6;
@@ -489,6 +495,23 @@ impl Image {
     /// The blobs as an OCI layout, when the image was built here.
     pub fn layout(&self) -> Option<PathBuf> {
         Some(self.folder.join("layout")).filter(|path| path.is_dir())
+    }
+
+    /// The image with layers: its own where they were kept, otherwise one that is made of its tree. Both are the same every time; the second has another
+    /// manifest than this image, because it has other layers.
+    pub fn source(&self) -> Result<(Source, Descriptor)> {
+        if let Some(layout) = self.layout() {
+            let source = Source::open(layout)?;
+            let entry = source
+                .index()
+                .manifests
+                .iter()
+                .find(|entry| entry.digest == self.manifest);
+            if let Some(entry) = entry.cloned() {
+                return Ok((source, entry));
+            }
+        }
+        Source::of_tree(&self.folder, &self.manifest)
     }
 
     /// What a container of it is started with.

@@ -62,17 +62,9 @@ impl Metadata {
 
     /// As a stored file has it.
     pub fn of_file(file: &File) -> std::io::Result<Self> {
-        let root = geteuid().is_root();
-        let metadata = file.metadata()?;
-        let owner = |id| if root { id } else { 0 };
-        Ok(Self {
-            mode: metadata.mode() & 0o7777,
-            uid: owner(metadata.uid()),
-            gid: owner(metadata.gid()),
-            mtime_seconds: metadata.mtime(),
-            mtime_nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
-            xattrs: read_xattrs(file.as_fd(), root)?,
-        })
+        let mut metadata = Self::of_link(&file.metadata()?);
+        metadata.xattrs = read_xattrs(file.as_fd(), geteuid().is_root())?;
+        Ok(metadata)
     }
 
     /// Gives a file this metadata. Owner first: a change of owner clears set-id bits and capabilities (chown(2)).
@@ -87,6 +79,42 @@ impl Metadata {
         }
         let mtime = self.mtime();
         futimens(file, &mtime, &mtime)
+    }
+
+    /// As a stored symbolic link or named pipe has it: those have no attributes that are kept.
+    pub fn of_link(metadata: &std::fs::Metadata) -> Self {
+        let root = geteuid().is_root();
+        let owner = |id| if root { id } else { 0 };
+        Self {
+            mode: metadata.mode() & 0o7777,
+            uid: owner(metadata.uid()),
+            gid: owner(metadata.gid()),
+            mtime_seconds: metadata.mtime(),
+            mtime_nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+            xattrs: Vec::new(),
+        }
+    }
+
+    /// What a directory has that no archive lists: the same wherever and whenever it is unpacked.
+    pub fn of_implied_folder() -> Self {
+        Self {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime_seconds: 0,
+            mtime_nanoseconds: 0,
+            xattrs: Vec::new(),
+        }
+    }
+
+    /// The modification time, seconds and nanoseconds.
+    pub fn mtime_parts(&self) -> (i64, u32) {
+        (self.mtime_seconds, self.mtime_nanoseconds)
+    }
+
+    /// Extended attributes in order of name.
+    pub fn xattrs(&self) -> &[(Vec<u8>, Vec<u8>)] {
+        &self.xattrs
     }
 
     /// The modification time.

@@ -54,6 +54,15 @@ pub fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).chars().take(200).collect()
 }
 
+/// openat2(2) takes no empty path.
+pub fn at_root(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
+}
+
 /// Opens something below `root`.
 pub fn open(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()

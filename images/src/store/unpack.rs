@@ -52,6 +52,9 @@ pub struct Unpacker {
     folders: BTreeMap<PathBuf, Metadata>,
     /// Inode and object name of each regular file, replaced ones too, in the order of unpacking.
     files: Vec<(u64, [u8; 32])>,
+    /// The list of hard links, once there is one: both names of each.
+    links: Option<BufWriter<File>>,
+    links_path: PathBuf,
     entries: u64,
     bytes: u64,
 }
@@ -70,6 +73,8 @@ impl Unpacker {
             objects: objects.into(),
             folders: BTreeMap::new(),
             files: Vec::new(),
+            links: None,
+            links_path: staging.join(super::LINKS),
             entries: 0,
             bytes: 0,
         })
@@ -123,9 +128,14 @@ impl Unpacker {
 
     /// Gives directories their metadata, lists all files for `verify`, and counts.
     pub fn finish(mut self, list: &Path) -> Result<Summary> {
+        let mut listed = HashSet::new();
         // The deepest first: a parent's mode may forbid what is still to do below it.
         for (path, metadata) in std::mem::take(&mut self.folders).iter().rev() {
-            match tree::open(&self.root, at_root(path), OFlag::O_DIRECTORY | OFlag::O_RDONLY) {
+            match tree::open(
+                &self.root,
+                tree::at_root(path),
+                OFlag::O_DIRECTORY | OFlag::O_RDONLY,
+            ) {
                 // Gone again, or something else now.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                 other => {
@@ -133,6 +143,8 @@ impl Unpacker {
                     metadata
                         .apply(folder.as_fd())
                         .map_err(Error::at("set the metadata of", path))?;
+                    let file = tree::as_file(&folder, path)?;
+                    listed.insert(file.metadata().map_err(Error::at("look at", path))?.ino());
                 }
             }
         }
@@ -144,23 +156,39 @@ impl Unpacker {
             path: list,
             summary: Summary::default(),
         };
-        self.list_folder(Path::new(""), &mut list)?;
+        self.list_folder(Path::new(""), &listed, &mut list)?;
+        if let Some(links) = &mut self.links {
+            links.flush().map_err(Error::at("write", &self.links_path))?;
+        }
         list.out.flush().map_err(Error::at("write", list.path))?;
         Ok(list.summary)
     }
 
-    fn list_folder(&self, path: &Path, list: &mut List<'_>) -> Result<()> {
+    /// Lists what is below a directory, and gives it a time and a mode that are the same everywhere when no entry has.
+    fn list_folder(&self, path: &Path, listed: &HashSet<u64>, list: &mut List<'_>) -> Result<()> {
         for entry in super::entries(&self.root_path.join(path))? {
             let below = path.join(entry.file_name().unwrap_or_default());
             let metadata = fs::symlink_metadata(&entry).map_err(Error::at("look at", &entry))?;
             if metadata.is_dir() {
-                self.list_folder(&below, list)?;
+                self.list_folder(&below, listed, list)?;
             } else if metadata.is_file() {
                 let name = self
                     .name_of(metadata.ino())
                     .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
                 list.add(&Digest::from_bytes(name), metadata.len(), &below)?;
             }
+        }
+        let folder = tree::open(
+            &self.root,
+            tree::at_root(path),
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY,
+        )
+        .map_err(Error::at("open", path))?;
+        let folder = File::from(folder);
+        if !listed.contains(&folder.metadata().map_err(Error::at("look at", path))?.ino()) {
+            Metadata::of_implied_folder()
+                .apply(folder.as_fd())
+                .map_err(Error::at("set the metadata of", path))?;
         }
         Ok(())
     }
@@ -342,7 +370,7 @@ impl Unpacker {
                 target()
             ))
         };
-        let target_folder = tree::open(&self.root, at_root(&target_parent), flags).map_err(missing)?;
+        let target_folder = tree::open(&self.root, tree::at_root(&target_parent), flags).map_err(missing)?;
         fstatat(&target_folder, last.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(missing)?;
         self.clear(folder, parent, name)?;
         match linkat(&target_folder, last.as_os_str(), folder, name, AtFlags::empty()) {
@@ -351,7 +379,27 @@ impl Unpacker {
                 target()
             ))),
             other => other.map_err(missing),
+        }?;
+        self.keep_link([&parent.join(name), &target_parent.join(&last)])
+    }
+
+    /// That two names are one file cannot be seen in the store, which shares equal files: it is written down.
+    fn keep_link(&mut self, names: [&Path; 2]) -> Result<()> {
+        let failed = |path: &Path| Error::at::<io::Error>("write", path.to_owned());
+        let links = match &mut self.links {
+            Some(links) => links,
+            none => {
+                let file = File::create(&self.links_path).map_err(failed(&self.links_path))?;
+                none.insert(BufWriter::new(file))
+            }
+        };
+        for name in names {
+            let written = links
+                .write_all(name.as_os_str().as_bytes())
+                .and_then(|()| links.write_all(&[0]));
+            written.map_err(failed(&self.links_path))?;
         }
+        Ok(())
     }
 
     /// Makes room for a new entry.
@@ -365,7 +413,11 @@ impl Unpacker {
 
     /// An opaque whiteout: removes what earlier layers have put into a directory, wherever in this layer's archive it stands.
     fn hide_all(&mut self, path: &Path, layer: &HashSet<u64>) -> Result<()> {
-        let folder = match tree::open(&self.root, at_root(path), OFlag::O_DIRECTORY | OFlag::O_RDONLY) {
+        let folder = match tree::open(
+            &self.root,
+            tree::at_root(path),
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY,
+        ) {
             Err(Errno::ENOENT) => return Ok(()),
             other => other.map_err(Error::at("open", path))?,
         };
@@ -432,15 +484,6 @@ fn key(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     hasher.finish()
-}
-
-/// openat2(2) takes no empty path.
-fn at_root(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    }
 }
 
 fn is_folder(folder: &OwnedFd, name: &OsStr) -> bool {

@@ -3,6 +3,7 @@
 
 mod build;
 mod export;
+mod flatten;
 mod store_crash;
 mod store_input;
 mod support;

@@ -120,6 +120,19 @@ pub fn file(name: &str, data: &str) -> Vec<u8> {
     entry(b'0', name, "", data.as_bytes())
 }
 
+/// An entry behind an extended header of these records.
+pub fn pax(records: &[(&str, &str)], entry_bytes: Vec<u8>) -> Vec<u8> {
+    let mut data = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest + 1..)
+            .find(|length| length.to_string().len() + rest == *length)
+            .unwrap();
+        data.extend(format!("{length} {key}={value}\n").into_bytes());
+    }
+    [entry(b'x', "PaxHeaders/x", "", &data), entry_bytes].concat()
+}
+
 /// Nothing is published, and nothing of the attempt is left that prune would not take.
 fn assert_nothing_stored(made: &Made) {
     let store = made.store();

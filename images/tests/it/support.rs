@@ -6,7 +6,7 @@ use punnet_images::{Error, Platform, Source};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -163,6 +163,70 @@ pub fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     files
+}
+
+/// All that can be told of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub mtime: (i64, i64),
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Content of a file, target of a link.
+    pub data: Vec<u8>,
+}
+
+/// All paths of a tree, the root too, with all that can be told of them.
+pub fn facts_below(root: &Path) -> BTreeMap<PathBuf, Facts> {
+    let mut all = BTreeMap::new();
+    let mut paths = vec![root.to_owned()];
+    while let Some(path) = paths.pop() {
+        let found = fs::symlink_metadata(&path).unwrap();
+        let (mut data, mut xattrs) = (Vec::new(), Vec::new());
+        if found.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if found.is_file() {
+            data = fs::read(&path).unwrap();
+        } else if found.is_symlink() {
+            data = fs::read_link(&path)
+                .unwrap()
+                .into_os_string()
+                .into_encoded_bytes();
+        }
+        if found.is_dir() || found.is_file() {
+            xattrs = xattrs_of(&path);
+        }
+        let facts = Facts {
+            mode: found.mode(),
+            owner: (found.uid(), found.gid()),
+            mtime: (found.mtime(), found.mtime_nsec()),
+            xattrs,
+            data,
+        };
+        all.insert(path.strip_prefix(root).unwrap().to_owned(), facts);
+    }
+    all
+}
+
+fn xattrs_of(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    use std::os::fd::AsFd;
+    let file = fs::File::open(path).unwrap();
+    let mut names = vec![0; 65_536];
+    let count = punnet_sys::flistxattr(file.as_fd(), &mut names).unwrap();
+    let value_of = |name: &[u8]| {
+        let mut value = vec![0; 65_536];
+        let c_name = std::ffi::CString::new(name).unwrap();
+        let count = punnet_sys::fgetxattr(file.as_fd(), &c_name, &mut value).unwrap();
+        value.truncate(count);
+        (name.to_owned(), value)
+    };
+    let mut all: Vec<_> = names[..count]
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(value_of)
+        .collect();
+    all.sort();
+    all
 }
 
 /// An error and its causes in one line, as a user sees them.
