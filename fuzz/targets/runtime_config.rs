@@ -15,6 +15,9 @@ fuzz_target!(|bytes: &[u8]| {
             euid,
             egid: euid,
             new_keyring: true,
+            capabilities_missing: 1,
+            apparmor: true,
+            selinux: true,
         };
         if let Err(error) = plan(&spec, &host) {
             assert!(!error.to_string().is_empty());

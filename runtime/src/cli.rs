@@ -5,7 +5,7 @@ mod args;
 mod help;
 
 use crate::error::{EXIT_RUNTIME, Error, OsContext, Result};
-use crate::runtime::{CreateOptions, ExecOptions, Listed, Runtime};
+use crate::runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
 use crate::terminal::Stdio;
 use args::{Args, parse};
 use nix::sys::signal::Signal;
@@ -48,15 +48,31 @@ fn failure_code(args: &Args, error: &Error) -> u8 {
 fn report(args: &Args, error: &Error) {
     let text = error.chain();
     eprintln!("punnet-oci: {text}");
-    let Some(path) = &args.log else { return };
-    let line = if args.log_format == "json" {
+    if let Some(path) = &args.log {
+        write_log(path, args.log_format == "json", "error", &text);
+    }
+}
+
+/// Warnings go where errors go.
+fn warnings(args: &Args) -> Warnings {
+    let (log, json) = (args.log.clone(), args.log_format == "json");
+    Warnings::new(move |text| {
+        eprintln!("punnet-oci: warning: {text}");
+        if let Some(path) = &log {
+            write_log(path, json, "warning", text);
+        }
+    })
+}
+
+fn write_log(path: &Path, json: bool, level: &str, text: &str) {
+    let line = if json {
         let message = serde_json::Value::from(text);
         format!(
-            "{{\"level\":\"error\",\"msg\":{message},\"time\":\"{}\"}}\n",
+            "{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{}\"}}\n",
             timestamp(now())
         )
     } else {
-        format!("time=\"{}\" level=error msg={text:?}\n", timestamp(now()))
+        format!("time=\"{}\" level={level} msg={text:?}\n", timestamp(now()))
     };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
     if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
@@ -111,7 +127,8 @@ fn dispatch(args: &Args) -> Result<u8> {
             "--no-pivot is not supported: without pivot_root the host's files stay reachable".to_owned(),
         ));
     }
-    let runtime = Runtime::new(args.root.clone().unwrap_or_else(Runtime::default_state_root));
+    let runtime = Runtime::new(args.root.clone().unwrap_or_else(Runtime::default_state_root))
+        .with_warnings(warnings(args));
     match args.verb.as_str() {
         "create" => runtime.create(&args.id()?, &create_options(args)).map(|_| 0),
         "start" => runtime.start(&args.id()?).map(|()| 0),

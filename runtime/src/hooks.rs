@@ -4,7 +4,7 @@
 use crate::error::{Error, OsContext, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
-use punnet_spec::{Hook, State};
+use punnet_spec::{Hook, State, Status};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -44,11 +44,23 @@ pub(crate) fn run(kind: HookKind, hooks: &[Hook], state: &State) -> Result<()> {
         // In the container's namespaces the process' id is what it sees itself.
         state.pid = Some(Pid::this().as_raw());
     }
+    if kind == HookKind::StartContainer {
+        state.status = Status::Created;
+    }
     let document = serde_json::to_vec(&state).map_err(|source| Error::Json {
         path: "the container's state".to_owned(),
         source,
     })?;
     hooks.iter().try_for_each(|hook| run_one(kind, hook, &document))
+}
+
+/// Runs the hooks after a container's end: all of them, whatever becomes of one. What failed is told as warnings.
+pub(crate) fn run_poststop(hooks: &[Hook], state: &State, warn: impl Fn(&str)) {
+    for hook in hooks {
+        if let Err(error) = run(HookKind::Poststop, std::slice::from_ref(hook), state) {
+            warn(&error.chain());
+        }
+    }
 }
 
 fn run_one(kind: HookKind, hook: &Hook, document: &[u8]) -> Result<()> {

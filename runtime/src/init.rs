@@ -4,21 +4,23 @@
 use crate::channel::{Channel, Message};
 use crate::error::{Error, OsContext, Result};
 use crate::hooks::{self, HookKind};
+use crate::host::HostProc;
+use crate::listener::Listener;
 use crate::paths::{create_dir_all, open_plain};
 use crate::plan::namespaces_bits::{CGROUP, NETWORK, USER};
-use crate::plan::{CapabilityPlan, Plan, ProcessPlan};
-use crate::seccomp::Filter;
+use crate::plan::{CapabilityPlan, Confinement, NumberSet, Plan, ProcessPlan};
 use crate::terminal::{self, Stdio};
 use crate::{program, rootfs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sys::personality::Persona;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, fchdir, pivot_root, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Pid, Uid, chdir, fchdir, pivot_root, setgroups, setresgid, setresuid, setsid};
 use punnet_spec::State;
 use punnet_sys::CapSets;
 use std::convert::Infallible;
@@ -56,6 +58,10 @@ pub(crate) struct Context<'a> {
     pub setgroups_denied: bool,
     /// The container's state, for hooks; the pid is filled in by the process itself.
     pub state: &'a State,
+    /// The host's procfs, where labels or a seccomp listener ask for it.
+    pub proc: Option<&'a HostProc>,
+    /// Who decides about system calls, where the filter leaves that to somebody.
+    pub listener: Option<&'a Listener<'a>>,
 }
 
 /// The container's init. Comes back only with an error.
@@ -64,24 +70,22 @@ pub(crate) fn run(context: &Context<'_>, plan: &Plan) -> Result<Infallible> {
         return Err(Error::config("process", "is missing: there is nothing to run"));
     };
     set_up(context, plan, process)?;
-    become_process(
-        context,
-        process,
-        plan.seccomp.as_ref(),
-        &plan.hooks.start_container,
-    )
+    become_process(context, process, &plan.confinement, &plan.hooks.start_container)
 }
 
 /// One more process in a container that is there: `exec`. Comes back only with an error.
 pub(crate) fn run_exec(
     context: &Context<'_>,
     process: &ProcessPlan,
-    seccomp: Option<&Filter>,
+    confinement: &Confinement,
     namespaces: u64,
 ) -> Result<Infallible> {
     context.channel.wait_for_go()?;
     prctl::set_dumpable(false).os("set", "PR_SET_DUMPABLE")?;
     leave_session(context)?;
+    if let Some(last) = &process.affinity.last {
+        set_affinity(last).os("set", "process.execCPUAffinity.final")?;
+    }
     if namespaces & USER != 0 {
         become_root(context)?;
     }
@@ -89,7 +93,7 @@ pub(crate) fn run_exec(
         let root = open_plain(Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
         terminal::open_pair(root.as_fd(), process, context.channel)?;
     }
-    become_process(context, process, seccomp, &[])
+    become_process(context, process, confinement, &[])
 }
 
 /// Namespaces, root file system, everything that belongs to the container rather than to one process of it.
@@ -152,11 +156,36 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
         punnet_sys::mount_setattr(sources.root(), propagation.recursive, 0, 0, propagation.kind)
             .os("set the propagation of", "the root")?;
     }
-    if let Some(personality) = plan.personality {
-        nix::sys::personality::set(nix::sys::personality::Persona::from_bits_retain(
-            personality as i32,
-        ))
-        .os("set", "the personality")?;
+    Ok(())
+}
+
+/// Pins the calling process to some processors.
+pub(crate) fn set_affinity(processors: &NumberSet) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    for processor in processors.iter() {
+        set.set(processor)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// What needs rights that the program may not have.
+fn set_schedule(process: &ProcessPlan, confinement: &Confinement) -> Result<()> {
+    if let Some((class, level)) = process.io_priority {
+        punnet_sys::ioprio_set(class, level).os("set", "process.ioPriority")?;
+    }
+    if let Some(attributes) = process.scheduler {
+        punnet_sys::sched_setattr(attributes).os("set", "process.scheduler")?;
+    }
+    if let Some(personality) = confinement.personality {
+        let personality = Persona::from_bits_retain(personality as i32);
+        nix::sys::personality::set(personality).os("set", "linux.personality")?;
+    }
+    if let Some(policy) = &confinement.memory_policy {
+        let nodes = policy.nodes.as_ref().map_or(&[][..], |nodes| nodes.words());
+        punnet_sys::set_mempolicy(policy.mode, nodes).os(
+            "set",
+            "linux.memoryPolicy (does the kernel know the mode, and are the nodes there?)",
+        )?;
     }
     Ok(())
 }
@@ -216,7 +245,7 @@ fn run_create_hooks(context: &Context<'_>, plan: &Plan) -> Result<()> {
 fn become_process(
     context: &Context<'_>,
     process: &ProcessPlan,
-    seccomp: Option<&Filter>,
+    confinement: &Confinement,
     start_hooks: &[punnet_spec::Hook],
 ) -> Result<Infallible> {
     if !process.terminal {
@@ -229,14 +258,13 @@ fn become_process(
     fchdir(&cwd).os("enter the working directory", process.cwd.display())?;
     drop(cwd);
     umask(Mode::from_bits_truncate(process.umask.unwrap_or(0o022)));
-    if let Some((class, level)) = process.io_priority {
-        punnet_sys::ioprio_set(class, level).os("set", "the I/O priority")?;
-    }
+    set_schedule(process, confinement)?;
     // The bounding set first: dropping from it needs CAP_SETPCAP, which the ids below may cost us.
     drop_bounding(process.capabilities)?;
     prctl::set_keepcaps(true).os("set", "PR_SET_KEEPCAPS")?;
     set_ids(context, process)?;
     // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter: kept until the filter is in.
+    let seccomp = confinement.seccomp.as_ref();
     let late = seccomp.is_some() && !process.no_new_privileges;
     set_capabilities(process.capabilities, if late { CAP_SYS_ADMIN } else { 0 })?;
     if process.no_new_privileges {
@@ -249,9 +277,15 @@ fn become_process(
     let starter = wait_at_gate(context)?;
     let end = || -> Result<Infallible> {
         hooks::run(HookKind::StartContainer, start_hooks, context.state)?;
+        if let Some(proc) = context.proc {
+            proc.set_labels(process)?;
+        }
         // Whatever we or our callers left open ends at execve(2).
         punnet_sys::close_range_cloexec(3 + context.preserve_fds).os("close", "inherited descriptors")?;
         // Last, so that the filter need not allow what set-up does.
+        if let (Some(listener), Some(proc)) = (context.listener, context.proc) {
+            listener.install(proc, context.state)?;
+        }
         if let Some(filter) = seccomp {
             punnet_sys::seccomp_set_mode_filter(&filter.program, filter.flags)
                 .os("install", "the seccomp filter")?;

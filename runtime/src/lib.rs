@@ -27,12 +27,14 @@ mod channel;
 pub mod cli;
 mod error;
 mod hooks;
+mod host;
 mod id;
 mod idmap;
+mod listener;
 mod paths;
 mod state;
 
 pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
 pub use id::{ContainerId, ID_BYTES_MAX};
-pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime};
+pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
 pub use terminal::Stdio;

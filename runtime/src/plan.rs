@@ -7,12 +7,14 @@ mod namespaces;
 mod process;
 mod refuse;
 mod rootfs;
+mod schedule;
 
 pub use cgroup::{CgroupPlan, Limit};
 pub use mounts::{MountPlan, MountSource, Propagation};
 pub use namespaces::{Join, NamespacePlan};
 pub use process::{CAPABILITY_NAMES, CapabilityPlan, ProcessPlan, RlimitPlan, capability_number};
 pub use rootfs::{DeviceKind, DevicePlan, RootPlan};
+pub use schedule::{AffinityPlan, MemoryPolicyPlan, NumberSet};
 
 use crate::error::{Error, Result};
 use crate::seccomp::{self, Filter};
@@ -32,6 +34,12 @@ pub struct HostFacts {
     pub egid: u32,
     /// Give processes a new session keyring.
     pub new_keyring: bool,
+    /// Capabilities that the caller does not have, one bit each: they cannot be granted without a user namespace.
+    pub capabilities_missing: u64,
+    /// AppArmor decides on this machine; looked up only when a profile is asked for.
+    pub apparmor: bool,
+    /// SELinux decides on this machine; looked up only when a label is asked for.
+    pub selinux: bool,
 }
 
 /// Everything `create` does, decided.
@@ -61,20 +69,38 @@ pub struct Plan {
     pub process: Option<ProcessPlan>,
     /// The cgroup and its limits.
     pub cgroup: CgroupPlan,
-    /// The system call filter.
-    pub seccomp: Option<Filter>,
+    /// What every process of the container is subject to.
+    pub confinement: Confinement,
     /// Hooks as configured.
     pub hooks: Hooks,
+}
+
+/// What every process of a container is subject to, also one that `exec` makes.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// The system call filter.
+    pub seccomp: Option<Filter>,
     /// personality(2) value.
     pub personality: Option<u32>,
+    /// NUMA policy.
+    pub memory_policy: Option<MemoryPolicyPlan>,
 }
 
 /// Decides everything, or says which field cannot be done and why.
 pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
-    refuse::unsupported(spec)?;
+    refuse::unsupported(spec, host)?;
     let linux = spec.linux.clone().unwrap_or_default();
     let namespaces = namespaces::plan(&linux, host)?;
-    let process = spec.process.as_ref().map(process::plan).transpose()?;
+    let missing = if namespaces.has(namespaces::USER) {
+        0
+    } else {
+        host.capabilities_missing
+    };
+    let process = spec
+        .process
+        .as_ref()
+        .map(|process| plan_process(process, missing, host))
+        .transpose()?;
     let mounts = spec
         .mounts
         .iter()
@@ -117,9 +143,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         hostname: spec.hostname.clone(),
         domainname: spec.domainname.clone(),
         cgroup: cgroup::plan(&linux, host)?,
-        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        confinement: plan_confinement(&linux)?,
         hooks: spec.hooks.clone().unwrap_or_default(),
-        personality: linux.personality.as_ref().map(process::personality).transpose()?,
         namespaces,
         root,
         mounts,
@@ -127,10 +152,27 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     })
 }
 
-/// Decides about one more process of a running container, for `exec`.
-pub fn plan_process(process: &punnet_spec::Process) -> Result<ProcessPlan> {
-    refuse::unsupported_in_process(process)?;
-    process::plan(process)
+/// Decides about one process: the container's own, or one more for `exec`. `missing` are the capabilities that cannot be granted.
+pub fn plan_process(process: &punnet_spec::Process, missing: u64, host: &HostFacts) -> Result<ProcessPlan> {
+    refuse::unsupported_in_process(process, host)?;
+    process::plan(process, missing)
+}
+
+/// Decides what every process of the container is subject to.
+pub fn plan_confinement(linux: &punnet_spec::Linux) -> Result<Confinement> {
+    Ok(Confinement {
+        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        personality: linux
+            .personality
+            .as_ref()
+            .map(schedule::personality)
+            .transpose()?,
+        memory_policy: linux
+            .memory_policy
+            .as_ref()
+            .map(schedule::memory_policy)
+            .transpose()?,
+    })
 }
 
 /// CLONE_NEW* bits as `u64`, for those who apply the plan.

@@ -4,10 +4,12 @@
 use crate::error::{Error, OsContext, Result};
 use crate::foreground::{self, Signals};
 use crate::hooks::{self, HookKind};
+use crate::host::{self, HostProc};
 use crate::id::ContainerId;
 use crate::init::{self, Context, Gate};
 use crate::launch::{Around, Launched, Outside, launch};
-use crate::plan::namespaces_bits::PID;
+use crate::listener::Listener;
+use crate::plan::namespaces_bits::{PID, USER};
 use crate::plan::{self, HostFacts};
 use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
@@ -18,11 +20,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getegid, geteuid};
-use punnet_spec::{Process, Spec, State, Status};
+use punnet_spec::{Linux, Process, Spec, State, Status};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Largest config.json: a hundred times any real one.
@@ -34,6 +37,34 @@ const KILL_TIMEOUT_MS: u16 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Runtime {
     state_root: PathBuf,
+    warnings: Warnings,
+}
+
+/// Where warnings go: what the specification wants logged and not failed.
+#[derive(Clone)]
+pub struct Warnings(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Warnings {
+    /// Calls `log` with each warning.
+    pub fn new(log: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(log))
+    }
+
+    fn tell(&self, text: &str) {
+        (self.0)(text);
+    }
+}
+
+impl Default for Warnings {
+    fn default() -> Self {
+        Self::new(|text| eprintln!("warning: {text}"))
+    }
+}
+
+impl std::fmt::Debug for Warnings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Warnings")
+    }
 }
 
 /// How to make a container.
@@ -100,7 +131,14 @@ impl Runtime {
     pub fn new(state_root: impl Into<PathBuf>) -> Self {
         Self {
             state_root: state_root.into(),
+            warnings: Warnings::default(),
         }
+    }
+
+    /// The same with warnings going elsewhere than to standard error.
+    #[must_use]
+    pub fn with_warnings(self, warnings: Warnings) -> Self {
+        Self { warnings, ..self }
     }
 
     /// `/run/punnet/oci` for root, `$XDG_RUNTIME_DIR/punnet/oci` for others, below /run/user/UID or the home directory where that is not
@@ -182,14 +220,16 @@ impl Runtime {
     ) -> Result<Launched> {
         let bundle =
             std::fs::canonicalize(&options.bundle).os("open the bundle", options.bundle.display())?;
+        let labels = Labels::of(spec.linux.as_ref(), spec.process.as_ref());
         let host = HostFacts {
             bundle,
-            id: id.to_string(),
-            euid: geteuid().as_raw(),
-            egid: getegid().as_raw(),
             new_keyring: options.new_keyring,
+            ..host_facts(id, &labels)?
         };
         let plan = plan::plan(spec, &host)?;
+        for warning in plan.process.iter().flat_map(|process| &process.warnings) {
+            self.warnings.tell(warning);
+        }
         if plan.process.is_none() {
             return Err(Error::config("process", "is missing: there is nothing to run"));
         }
@@ -324,14 +364,11 @@ impl Runtime {
             None
         };
         dir.remove()?;
-        match config.and_then(|config| config.hooks) {
-            Some(hooks) => hooks::run(
-                HookKind::Poststop,
-                &hooks.poststop,
-                &record.to_state(Status::Stopped),
-            ),
-            None => Ok(()),
+        if let Some(hooks) = config.and_then(|config| config.hooks) {
+            let state = record.to_state(Status::Stopped);
+            hooks::run_poststop(&hooks.poststop, &state, |text| self.warnings.tell(text));
         }
+        Ok(())
     }
 
     /// Every container, in the order of their ids.
@@ -390,9 +427,20 @@ impl Runtime {
                 "needs --console-socket with --detach",
             ));
         }
-        let process = plan::plan_process(&options.process)?;
-        let seccomp = dir.load_config()?.linux.and_then(|linux| linux.seccomp);
-        let seccomp = seccomp.as_ref().map(crate::seccomp::compile).transpose()?;
+        let linux = dir.load_config()?.linux.unwrap_or_default();
+        let host = host_facts(id, &Labels::of(None, Some(&options.process)))?;
+        let missing = if record.namespaces & USER == 0 {
+            host.capabilities_missing
+        } else {
+            0
+        };
+        let process = plan::plan_process(&options.process, missing, &host)?;
+        for warning in &process.warnings {
+            self.warnings.tell(warning);
+        }
+        let confinement = plan::plan_confinement(&linux)?;
+        let listener = Listener::connect(confinement.seccomp.as_ref())?;
+        let proc = HostProc::open_for(&process, listener.is_some())?;
         let state = record.to_state(status);
         let init = watch(&record)?.ok_or_else(|| wrong(Status::Stopped))?;
         let cgroup = record.cgroup.as_ref().map(|path| {
@@ -421,9 +469,14 @@ impl Runtime {
                 new_keyring: true,
                 setgroups_denied: record.setgroups_denied,
                 state: &state,
+                proc: proc.as_ref(),
+                listener: listener.as_ref(),
             };
-            init::run_exec(&context, &process, seccomp.as_ref(), record.namespaces)
+            init::run_exec(&context, &process, &confinement, record.namespaces)
         };
+        if let Some(initial) = &process.affinity.initial {
+            init::set_affinity(initial).os("set", "process.execCPUAffinity.initial")?;
+        }
         let around = Around::Container(init.as_fd(), record.namespaces);
         let outside = Outside {
             process: &process,
@@ -451,6 +504,36 @@ impl Runtime {
             ),
         }
     }
+}
+
+/// Whether labels are asked for: only then is the kernel asked for the modules behind them.
+struct Labels {
+    apparmor: bool,
+    selinux: bool,
+}
+
+impl Labels {
+    fn of(linux: Option<&Linux>, process: Option<&Process>) -> Self {
+        let mount = linux.is_some_and(|linux| !linux.mount_label.is_empty());
+        Self {
+            apparmor: process.is_some_and(|process| !process.apparmor_profile.is_empty()),
+            selinux: mount || process.is_some_and(|process| !process.selinux_label.is_empty()),
+        }
+    }
+}
+
+fn host_facts(id: &ContainerId, labels: &Labels) -> Result<HostFacts> {
+    Ok(HostFacts {
+        id: id.to_string(),
+        euid: geteuid().as_raw(),
+        egid: getegid().as_raw(),
+        capabilities_missing: !punnet_sys::capget()
+            .os("read", "the runtime's capabilities")?
+            .permitted,
+        apparmor: labels.apparmor && host::has_apparmor(),
+        selinux: labels.selinux && host::has_selinux(),
+        ..HostFacts::default()
+    })
 }
 
 fn load_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
@@ -513,6 +596,8 @@ fn create_in(
         None
     };
     let state = record.to_state(Status::Creating);
+    let listener = Listener::connect(plan.confinement.seccomp.as_ref())?;
+    let proc = HostProc::open_for(process, listener.is_some())?;
     let gate = std::cell::Cell::new(gate.take());
     let inside = |channel: &crate::channel::Channel| {
         let context = Context {
@@ -526,6 +611,8 @@ fn create_in(
             new_keyring: host.new_keyring,
             setgroups_denied: record.setgroups_denied,
             state: &state,
+            proc: proc.as_ref(),
+            listener: listener.as_ref(),
         };
         init::run(&context, plan)
     };

@@ -3,6 +3,10 @@
 //! Shape of a program: check the architecture (an unlisted one is killed), then a binary search over ranges of system call numbers with
 //! the same outcome. About eight comparisons a call, and the kernel caches the calls that are always allowed.
 //!
+//! `SCMP_ACT_NOTIFY` makes a second program beside the first, with the notifications and nothing else. The kernel runs both and takes the
+//! stricter answer, so together they say what the rules say; but the one with the notifications can be installed first, and its
+//! descriptor handed over while every other call still works.
+//!
 //! Differences to libseccomp, all on the strict side: x32 is always killed on x86_64; of several conditional rules on one call the
 //! first that matches wins, then the unconditional one, then the default. <https://man7.org/linux/man-pages/man2/seccomp.2.html>
 
@@ -22,6 +26,21 @@ pub struct Filter {
     pub program: Vec<SockFilter>,
     /// SECCOMP_FILTER_FLAG_* bits.
     pub flags: u32,
+    /// The calls that somebody else decides about.
+    pub notify: Option<Notify>,
+}
+
+/// The second filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// For the kernel.
+    pub program: Vec<SockFilter>,
+    /// SECCOMP_FILTER_FLAG_* bits.
+    pub flags: u32,
+    /// Unix socket of who decides.
+    pub listener_path: String,
+    /// Opaque words for them.
+    pub listener_metadata: String,
 }
 
 /// One architecture that the running kernel may see.
@@ -67,8 +86,33 @@ const ARCHES: &[&Arch] = &[&ARM];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
 compile_error!("this target has no table of system calls: a container would run without its filter");
 
-/// Words of libseccomp that name an architecture that never runs on ours: listed in profiles for all machines, skipped here.
-const FOREIGN_PREFIX: &str = "SCMP_ARCH_";
+/// libseccomp's words for architectures. Those that never run on ours are listed in profiles for all machines, and skipped here.
+const ARCH_PREFIX: &str = "SCMP_ARCH_";
+const ARCH_WORDS: [&str; 23] = [
+    "X86",
+    "X86_64",
+    "X32",
+    "ARM",
+    "AARCH64",
+    "MIPS",
+    "MIPS64",
+    "MIPS64N32",
+    "MIPSEL",
+    "MIPSEL64",
+    "MIPSEL64N32",
+    "PPC",
+    "PPC64",
+    "PPC64LE",
+    "S390",
+    "S390X",
+    "PARISC",
+    "PARISC64",
+    "RISCV64",
+    "LOONGARCH64",
+    "M68K",
+    "SH",
+    "SHEB",
+];
 
 /// Offsets in struct seccomp_data; all our targets are little-endian.
 const NR: u32 = 0;
@@ -102,32 +146,38 @@ fn branch(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
     SockFilter { code, jt, jf, k }
 }
 
+const ALLOW: u32 = 0x7fff_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+
 /// SECCOMP_RET_* value of `SCMP_ACT_...`.
 fn action(field: &str, word: &str, data: Option<u32>) -> Result<u32> {
     const EPERM: u32 = 1;
     /// The kernel's MAX_ERRNO.
     const ERRNO_MAX: u32 = 4095;
     let data_16 = data.unwrap_or(EPERM) & 0xffff;
+    if let Some(errno) = data {
+        if !matches!(word, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") {
+            return Err(Error::config(field, format!("{word} takes no errno")));
+        }
+        if errno > ERRNO_MAX && word == "SCMP_ACT_ERRNO" || errno != data_16 {
+            return Err(Error::config(field, format!("{errno} is not an errno")));
+        }
+    }
     Ok(match word {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
         "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
         "SCMP_ACT_TRAP" => 0x0003_0000,
-        "SCMP_ACT_ERRNO" if data.is_some_and(|errno| errno > ERRNO_MAX) => {
-            return Err(Error::config(
-                field,
-                format!("{} is not an errno", data.unwrap_or_default()),
-            ));
-        }
         "SCMP_ACT_ERRNO" => 0x0005_0000 | data_16,
+        "SCMP_ACT_NOTIFY" => NOTIFY,
         "SCMP_ACT_TRACE" => 0x7ff0_0000 | data_16,
         "SCMP_ACT_LOG" => 0x7ffc_0000,
-        "SCMP_ACT_ALLOW" => 0x7fff_0000,
-        "SCMP_ACT_NOTIFY" => return Err(Error::config(field, "SCMP_ACT_NOTIFY is not supported yet")),
+        "SCMP_ACT_ALLOW" => ALLOW,
         other => return Err(Error::config(field, format!("unknown action {other:?}"))),
     })
 }
 
 /// A rule with its action and conditions checked.
+#[derive(Clone, Copy)]
 struct Rule<'a> {
     names: &'a [String],
     action: u32,
@@ -136,30 +186,34 @@ struct Rule<'a> {
 
 /// Compiles a filter for this machine.
 pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
-    if !seccomp.listener_path.is_empty() {
-        return Err(Error::config(
-            "linux.seccomp.listenerPath",
-            "user notification is not supported yet",
-        ));
-    }
-    let listed = |arch: &Arch| seccomp.architectures.iter().any(|name| name == arch.name);
-    if let Some(unknown) = seccomp
-        .architectures
-        .iter()
-        .find(|name| !name.starts_with(FOREIGN_PREFIX))
-    {
+    let known = |name: &str| {
+        name.strip_prefix(ARCH_PREFIX)
+            .is_some_and(|rest| ARCH_WORDS.contains(&rest))
+    };
+    if let Some(unknown) = seccomp.architectures.iter().find(|name| !known(name)) {
         return Err(Error::config(
             "linux.seccomp.architectures",
             format!("unknown architecture {unknown:?}"),
         ));
     }
+    let listed = |arch: &Arch| seccomp.architectures.iter().any(|name| name == arch.name);
     let arches: Vec<&Arch> = ARCHES
         .iter()
         .enumerate()
         .filter(|(index, arch)| *index == 0 || listed(arch))
         .map(|(_, arch)| *arch)
         .collect();
-    let program = compile_for(seccomp, &arches)?;
+    let rules = Rules::check(seccomp)?;
+    let flags = flags(seccomp)?;
+    Ok(Filter {
+        program: checked(compile_for(&rules, &arches, Part::Rest))?,
+        // One flag is for the second filter only.
+        flags: flags & !WAIT_KILLABLE_RECV,
+        notify: notify(seccomp, &rules, &arches, flags)?,
+    })
+}
+
+fn checked(program: Vec<SockFilter>) -> Result<Vec<SockFilter>> {
     if program.len() > FILTER_INSTRUCTIONS_MAX {
         let reason = format!(
             "{} instructions; the kernel takes {FILTER_INSTRUCTIONS_MAX}",
@@ -167,52 +221,147 @@ pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
         );
         return Err(Error::config("linux.seccomp", reason));
     }
-    Ok(Filter {
-        program,
-        flags: flags(seccomp)?,
-    })
+    Ok(program)
 }
+
+/// The second filter, when some rule notifies.
+fn notify(seccomp: &Seccomp, rules: &Rules<'_>, arches: &[&Arch], flags: u32) -> Result<Option<Notify>> {
+    let path = &seccomp.listener_path;
+    if path.is_empty() && !seccomp.listener_metadata.is_empty() {
+        return Err(Error::config(
+            "linux.seccomp.listenerMetadata",
+            "needs linux.seccomp.listenerPath",
+        ));
+    }
+    if rules.default != NOTIFY && rules.list.iter().all(|rule| rule.action != NOTIFY) {
+        return Ok(None);
+    }
+    if !path.starts_with('/') {
+        return Err(Error::config(
+            "linux.seccomp.listenerPath",
+            "must be the absolute path of a socket: SCMP_ACT_NOTIFY is used",
+        ));
+    }
+    if rules.may_notify(HAND_OVER) {
+        return Err(Error::config(
+            "linux.seccomp",
+            format!(
+                "SCMP_ACT_NOTIFY for {HAND_OVER} cannot be: it hands over the very descriptor that answers"
+            ),
+        ));
+    }
+    Ok(Some(Notify {
+        program: checked(compile_for(rules, arches, Part::Notify))?,
+        // The kernel refuses TSYNC with a listener; we have one thread to synchronise.
+        flags: flags & !TSYNC,
+        listener_path: path.clone(),
+        listener_metadata: seccomp.listener_metadata.clone(),
+    }))
+}
+
+/// The call by which the listener gets its descriptor.
+const HAND_OVER: &str = "sendmsg";
+
+/// SECCOMP_FILTER_FLAG_*
+const TSYNC: u32 = 1;
+const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 fn flags(seccomp: &Seccomp) -> Result<u32> {
     seccomp
         .flags
         .iter()
         .try_fold(0, |bits, flag| match flag.as_str() {
-            "SECCOMP_FILTER_FLAG_TSYNC" => Ok(bits | 1),
+            "SECCOMP_FILTER_FLAG_TSYNC" => Ok(bits | TSYNC),
             "SECCOMP_FILTER_FLAG_LOG" => Ok(bits | 2),
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(bits | 4),
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Ok(bits | WAIT_KILLABLE_RECV),
             other => Err(Error::config(
                 "linux.seccomp.flags",
-                format!("{other:?} is not supported"),
+                format!("unknown flag {other:?}"),
             )),
         })
 }
 
-fn compile_for(seccomp: &Seccomp, arches: &[&Arch]) -> Result<Vec<SockFilter>> {
-    let default = action(
-        "linux.seccomp.defaultAction",
-        &seccomp.default_action,
-        seccomp.default_errno_ret,
-    )?;
-    let rules = seccomp
-        .syscalls
-        .iter()
-        .enumerate()
-        .map(|(index, rule)| check_rule(rule, index))
-        .collect::<Result<Vec<_>>>()?;
+/// Which of the two filters is compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Notifications; everything else is allowed.
+    Notify,
+    /// Everything else; notifications are allowed.
+    Rest,
+}
+
+/// All rules, checked.
+struct Rules<'a> {
+    default: u32,
+    list: Vec<Rule<'a>>,
+}
+
+impl<'a> Rules<'a> {
+    fn check(seccomp: &'a Seccomp) -> Result<Self> {
+        let field = "linux.seccomp.defaultAction";
+        Ok(Self {
+            default: action(field, &seccomp.default_action, seccomp.default_errno_ret)?,
+            list: seccomp
+                .syscalls
+                .iter()
+                .enumerate()
+                .map(|(index, rule)| check_rule(rule, index))
+                .collect::<Result<Vec<_>>>()?,
+        })
+    }
+
+    /// Whether a call can lead to a notification.
+    fn may_notify(&self, call: &str) -> bool {
+        let mut naming = self
+            .list
+            .iter()
+            .filter(|rule| rule.names.iter().any(|name| name == call));
+        let decided = naming.clone().any(|rule| rule.args.is_empty());
+        naming.any(|rule| rule.action == NOTIFY) || !decided && self.default == NOTIFY
+    }
+
+    /// The same decisions with the actions that belong to the other part allowed.
+    fn part(&self, part: Part) -> Rules<'a> {
+        let keep = |action: u32| {
+            if (action == NOTIFY) == (part == Part::Notify) {
+                action
+            } else {
+                ALLOW
+            }
+        };
+        Rules {
+            default: keep(self.default),
+            list: self
+                .list
+                .iter()
+                .map(|rule| Rule {
+                    action: keep(rule.action),
+                    ..*rule
+                })
+                .collect(),
+        }
+    }
+}
+
+fn compile_for(rules: &Rules<'_>, arches: &[&Arch], part: Part) -> Vec<SockFilter> {
+    let rules = rules.part(part);
     let mut program = vec![op(LOAD, ARCH)];
     for arch in arches {
-        let block = compile_arch(arch, &rules, default);
+        let block = compile_arch(arch, &rules.list, rules.default);
         program.push(branch(JUMP_EQ, arch.audit, 1, 0));
         program.push(op(JUMP, block.len() as u32));
         program.extend(block);
     }
     program.push(op(RETURN, KILL_PROCESS));
-    Ok(program)
+    program
 }
 
 fn check_rule(rule: &SyscallRule, index: usize) -> Result<Rule<'_>> {
     let field = |name: &str| format!("linux.seccomp.syscalls[{index}].{name}");
+    if rule.names.is_empty() {
+        return Err(Error::config(field("names"), "is empty"));
+    }
     if rule.args.len() > CONDITIONS_MAX {
         return Err(Error::config(
             field("args"),

@@ -31,7 +31,7 @@ pub struct Linux {
     pub devices: Vec<Device>,
     /// Host network devices to move in.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub net_devices: BTreeMap<String, Value>,
+    pub net_devices: BTreeMap<String, NetDevice>,
     /// System call filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
@@ -52,7 +52,7 @@ pub struct Linux {
     pub intel_rdt: Option<Value>,
     /// NUMA memory policy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_policy: Option<Value>,
+    pub memory_policy: Option<MemoryPolicy>,
     /// personality(2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<Personality>,
@@ -121,6 +121,28 @@ pub struct Device {
     pub gid: Option<u32>,
 }
 
+/// A network device that moves into the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetDevice {
+    /// Its name there; as on the host when empty. `%d` becomes the first free number.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+/// set_mempolicy(2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// `MPOL_...`
+    pub mode: String,
+    /// As `0-3,7`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nodes: String,
+    /// `MPOL_F_...`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+}
+
 /// personality(2).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personality {
@@ -155,10 +177,10 @@ pub struct Resources {
     pub hugepage_limits: Vec<HugepageLimit>,
     /// net_cls and net_prio of cgroup v1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Value>,
+    pub network: Option<NetworkPriorities>,
     /// Rdma controller, by device.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rdma: BTreeMap<String, Value>,
+    pub rdma: BTreeMap<String, Rdma>,
     /// cgroup v2 files, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unified: BTreeMap<String, String>,
@@ -319,6 +341,39 @@ pub struct HugepageLimit {
     pub page_size: String,
     /// Bytes.
     pub limit: u64,
+}
+
+/// net_cls and net_prio of cgroup v1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkPriorities {
+    /// Class of the packets.
+    #[serde(rename = "classID", skip_serializing_if = "Option::is_none")]
+    pub class_id: Option<u32>,
+    /// Priorities by interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub priorities: Vec<InterfacePriority>,
+}
+
+/// Priority of one interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfacePriority {
+    /// Interface on the host.
+    pub name: String,
+    /// Its priority.
+    pub priority: u32,
+}
+
+/// Limits of one RDMA device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rdma {
+    /// Handles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hca_handles: Option<u32>,
+    /// Objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hca_objects: Option<u32>,
 }
 
 /// A system call filter in libseccomp's words.

@@ -1,10 +1,10 @@
 //! `process`: what is run in the container, and with which rights.
 
-use crate::{Value, is_default};
+use crate::is_default;
 use serde::{Deserialize, Serialize};
 
 /// The program, its user, its limits and its capabilities.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
     /// Give the program a pseudo terminal.
@@ -41,7 +41,7 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// sched_setattr(2) settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<Value>,
+    pub scheduler: Option<Scheduler>,
     /// SELinux label to change to at exec.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selinux_label: String,
@@ -50,16 +50,16 @@ pub struct Process {
     pub io_priority: Option<IoPriority>,
     /// CPUs for `exec`'s process.
     #[serde(default, rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
-    pub exec_cpu_affinity: Option<Value>,
+    pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
 /// Rows and columns of a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleSize {
     /// Rows.
-    pub height: u16,
+    pub height: u32,
     /// Columns.
-    pub width: u16,
+    pub width: u32,
 }
 
 /// Ids of the program, as seen inside the container.
@@ -124,4 +124,41 @@ pub struct IoPriority {
     /// 0 (highest) to 7.
     #[serde(default)]
     pub priority: u8,
+}
+
+/// sched_setattr(2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    /// `SCHED_...`
+    pub policy: String,
+    /// -20 (most of the processor) to 19.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nice: i32,
+    /// 1 to 99 with `SCHED_FIFO` and `SCHED_RR`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: i32,
+    /// `SCHED_FLAG_...`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Nanoseconds, of `SCHED_DEADLINE`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub runtime: u64,
+    /// Nanoseconds, of `SCHED_DEADLINE`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deadline: u64,
+    /// Nanoseconds, of `SCHED_DEADLINE`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub period: u64,
+}
+
+/// Processors of a process that `exec` makes, as `0-3,7`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuAffinity {
+    /// Of the runtime, before the process is in the container's cgroup.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub initial: String,
+    /// Of the process, once it is there.
+    #[serde(rename = "final", skip_serializing_if = "String::is_empty")]
+    pub last: String,
 }

@@ -48,3 +48,22 @@ pub struct State {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
+
+/// What a seccomp listener is told beside the descriptor of the filter.
+/// <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#the-container-process-state>
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerProcessState {
+    /// Version of the specification this document follows.
+    pub oci_version: String,
+    /// Names of the descriptors that are sent along.
+    #[serde(default)]
+    pub fds: Vec<String>,
+    /// The process under the filter, as the runtime sees it.
+    pub pid: i32,
+    /// `linux.seccomp.listenerMetadata`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub metadata: String,
+    /// The container.
+    pub state: State,
+}

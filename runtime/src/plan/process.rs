@@ -1,7 +1,9 @@
 //! `process`: ids, capabilities, limits, environment.
 
+use super::schedule::{self, AffinityPlan};
 use crate::error::{Error, Result};
-use punnet_spec::{Capabilities, Personality, Process};
+use punnet_spec::{Capabilities, Process};
+use punnet_sys::SchedAttr;
 use std::ffi::CString;
 
 /// Capability names in the order of their numbers. capabilities(7)
@@ -121,10 +123,20 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// ioprio_set(2)'s class and level.
     pub io_priority: Option<(u8, u8)>,
+    /// sched_setattr(2)'s attributes.
+    pub scheduler: Option<SchedAttr>,
+    /// Processors, of a process that `exec` makes.
+    pub affinity: AffinityPlan,
+    /// Profile to change to at execve(2); none for `unconfined`.
+    pub apparmor_profile: Option<String>,
+    /// Label to change to at execve(2).
+    pub selinux_label: Option<String>,
+    /// What is asked for and left out, in the user's words.
+    pub warnings: Vec<String>,
 }
 
-/// Plans one process.
-pub fn plan(process: &Process) -> Result<ProcessPlan> {
+/// Plans one process. `missing` are the capabilities that the runtime cannot grant.
+pub fn plan(process: &Process, missing: u64) -> Result<ProcessPlan> {
     if process.args.is_empty() {
         return Err(Error::config("process.args", "is empty: there is nothing to run"));
     }
@@ -143,9 +155,11 @@ pub fn plan(process: &Process) -> Result<ProcessPlan> {
             format!("{adjustment} is not within -1000 and 1000"),
         ));
     }
+    let mut warnings = Vec::new();
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Ok(ProcessPlan {
         terminal: process.terminal,
-        console_size: process.console_size.map(|size| (size.height, size.width)),
+        console_size: console_size(process)?,
         uid: id("process.user.uid", process.user.uid)?,
         gid: id("process.user.gid", process.user.gid)?,
         groups: process
@@ -158,12 +172,40 @@ pub fn plan(process: &Process) -> Result<ProcessPlan> {
         args: strings("process.args", &process.args)?,
         env: strings("process.env", &process.env)?,
         cwd: super::mounts::absolute(&process.cwd),
-        capabilities: capabilities(process.capabilities.as_ref())?,
+        capabilities: capabilities(process.capabilities.as_ref(), missing, &mut warnings)?,
         rlimits: rlimits(process)?,
         no_new_privileges: process.no_new_privileges,
         oom_score_adj: process.oom_score_adj,
-        io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+        io_priority: process
+            .io_priority
+            .as_ref()
+            .map(schedule::io_priority)
+            .transpose()?,
+        scheduler: process.scheduler.as_ref().map(schedule::scheduler).transpose()?,
+        affinity: process
+            .exec_cpu_affinity
+            .as_ref()
+            .map(schedule::affinity)
+            .transpose()?
+            .unwrap_or_default(),
+        apparmor_profile: given(&process.apparmor_profile).filter(|profile| profile != "unconfined"),
+        selinux_label: given(&process.selinux_label),
+        warnings,
     })
+}
+
+/// Rows and columns; without a terminal the specification wants them ignored.
+fn console_size(process: &Process) -> Result<Option<(u16, u16)>> {
+    let Some(size) = process.console_size.filter(|_| process.terminal) else {
+        return Ok(None);
+    };
+    match (size.height.try_into(), size.width.try_into()) {
+        (Ok(rows), Ok(columns)) => Ok(Some((rows, columns))),
+        _ => Err(Error::config(
+            "process.consoleSize",
+            format!("{}x{} is more than a terminal has", size.height, size.width),
+        )),
+    }
 }
 
 /// -1 means "leave as it is" to the set*id calls.
@@ -184,31 +226,44 @@ fn strings(field: &str, strings: &[String]) -> Result<Vec<CString>> {
         .collect()
 }
 
-fn capabilities(given: Option<&Capabilities>) -> Result<CapabilityPlan> {
+/// The specification wants a capability that is not known or cannot be granted to be left out with a warning: less is granted than asked for.
+fn capabilities(
+    given: Option<&Capabilities>,
+    missing: u64,
+    warnings: &mut Vec<String>,
+) -> Result<CapabilityPlan> {
     let Some(given) = given else {
         return Ok(CapabilityPlan::default());
     };
-    let set = |name: &str, names: &[String]| {
-        names
-            .iter()
-            .try_fold(0_u64, |bits, capability| match capability_number(capability) {
-                Some(number) => Ok(bits | 1 << number),
-                None => Err(Error::config(
-                    format!("process.capabilities.{name}"),
-                    format!("unknown capability {capability:?}"),
-                )),
-            })
+    let mut warn = |text: String| {
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
     };
+    let mut set = |names: &[String]| {
+        let mut bits = 0_u64;
+        for name in names {
+            match capability_number(name) {
+                None => warn(format!(
+                    "process.capabilities: unknown capability {name:?} is left out"
+                )),
+                Some(number) if missing >> number & 1 == 1 => warn(format!(
+                    "process.capabilities: {name} cannot be granted, the runtime does not have it itself: it is left out"
+                )),
+                Some(number) => bits |= 1 << number,
+            }
+        }
+        bits
+    };
+    let (permitted, inheritable) = (set(&given.permitted), set(&given.inheritable));
     let plan = CapabilityPlan {
-        bounding: set("bounding", &given.bounding)?,
-        effective: set("effective", &given.effective)?,
-        permitted: set("permitted", &given.permitted)?,
-        inheritable: set("inheritable", &given.inheritable)?,
+        bounding: set(&given.bounding),
+        effective: set(&given.effective),
+        permitted,
+        inheritable,
         // The kernel keeps a capability ambient only while it is permitted and inheritable; runc's own `spec` asks for
         // more, so the rest is left out as the kernel would.
-        ambient: set("ambient", &given.ambient)?
-            & set("permitted", &given.permitted)?
-            & set("inheritable", &given.inheritable)?,
+        ambient: set(&given.ambient) & permitted & inheritable,
     };
     if plan.effective & !plan.permitted != 0 {
         return Err(Error::config(
@@ -252,42 +307,6 @@ fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>> {
     Ok(plan)
 }
 
-fn io_priority(priority: &punnet_spec::IoPriority) -> Result<(u8, u8)> {
-    let class = match priority.class.as_str() {
-        "IOPRIO_CLASS_RT" => 1,
-        "IOPRIO_CLASS_BE" => 2,
-        "IOPRIO_CLASS_IDLE" => 3,
-        other => {
-            return Err(Error::config(
-                "process.ioPriority.class",
-                format!("unknown class {other:?}"),
-            ));
-        }
-    };
-    if priority.priority > 7 {
-        return Err(Error::config("process.ioPriority.priority", "is above 7"));
-    }
-    Ok((class, priority.priority))
-}
-
-/// personality(2) value of `linux.personality`.
-pub fn personality(given: &Personality) -> Result<u32> {
-    if let Some(flag) = given.flags.first() {
-        return Err(Error::config(
-            "linux.personality.flags",
-            format!("unknown flag {flag:?}"),
-        ));
-    }
-    match given.domain.as_str() {
-        "LINUX" => Ok(0),
-        "LINUX32" => Ok(8),
-        other => Err(Error::config(
-            "linux.personality.domain",
-            format!("unknown domain {other:?}"),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,10 +330,13 @@ mod tests {
             ambient: names(&["CAP_KILL"]),
             ..Capabilities::default()
         };
-        let plan = plan(&Process {
-            capabilities: Some(given),
-            ..process()
-        })
+        let plan = plan(
+            &Process {
+                capabilities: Some(given),
+                ..process()
+            },
+            0,
+        )
         .unwrap()
         .capabilities;
         assert_eq!(
@@ -327,9 +349,54 @@ mod tests {
             }
         );
         assert_eq!(
-            super::plan(&process()).unwrap().capabilities,
+            super::plan(&process(), 0).unwrap().capabilities,
             CapabilityPlan::default()
         );
+    }
+
+    #[test]
+    fn capabilities_that_cannot_be_granted_are_left_out_with_a_warning() {
+        let names = vec!["CAP_FLY".into(), "CAP_CHOWN".into(), "CAP_KILL".into()];
+        let given = Capabilities {
+            bounding: names.clone(),
+            permitted: names.clone(),
+            effective: names,
+            ..Capabilities::default()
+        };
+        let plan = plan(
+            &Process {
+                capabilities: Some(given),
+                ..process()
+            },
+            1,
+        )
+        .unwrap();
+        assert_eq!(
+            (plan.capabilities.effective, plan.capabilities.bounding),
+            (32, 32)
+        );
+        let warnings = plan.warnings.join("\n");
+        assert_eq!(plan.warnings.len(), 2, "{warnings}");
+        assert!(
+            warnings.contains("CAP_FLY") && warnings.contains("CAP_CHOWN"),
+            "{warnings}"
+        );
+    }
+
+    #[test]
+    fn a_console_size_without_a_terminal_is_ignored() {
+        let size = punnet_spec::ConsoleSize {
+            height: u32::MAX,
+            width: 1,
+        };
+        let plan = plan(
+            &Process {
+                console_size: Some(size),
+                ..process()
+            },
+            0,
+        );
+        assert_eq!(plan.unwrap().console_size, None);
     }
 
     #[test]
@@ -355,10 +422,6 @@ mod tests {
                 soft,
                 hard,
             }]
-        };
-        let capability = Capabilities {
-            bounding: vec!["CAP_FLY".into()],
-            ..Capabilities::default()
         };
         for (bad, word) in [
             (
@@ -405,13 +468,17 @@ mod tests {
             ),
             (
                 Process {
-                    capabilities: Some(capability),
+                    terminal: true,
+                    console_size: Some(punnet_spec::ConsoleSize {
+                        height: 1 << 16,
+                        width: 1,
+                    }),
                     ..process()
                 },
-                "CAP_FLY",
+                "consoleSize",
             ),
         ] {
-            let error = plan(&bad).unwrap_err().to_string();
+            let error = plan(&bad, 0).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

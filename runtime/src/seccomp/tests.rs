@@ -2,7 +2,6 @@
 
 use super::*;
 
-const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 
 /// What the kernel would answer to a call.
@@ -40,6 +39,11 @@ fn run(program: &[SockFilter], audit: u32, number: u32, args: [u64; 6]) -> u32 {
         at += usize::from(if taken { step.jt } else { step.jf });
     }
     panic!("no end");
+}
+
+/// The filter without notifications.
+fn rest(seccomp: &Seccomp, arches: &[&Arch]) -> Vec<SockFilter> {
+    compile_for(&Rules::check(seccomp).unwrap(), arches, Part::Rest)
 }
 
 fn number(arch: &Arch, name: &str) -> u32 {
@@ -146,7 +150,7 @@ fn arguments_are_compared_as_64_bits() {
             vec![rule(&["read"], "SCMP_ACT_ALLOW", conditions)],
         );
         for arch in [&X86_64, &AARCH64, &ARM] {
-            let program = compile_for(&seccomp, &[arch]).unwrap();
+            let program = rest(&seccomp, &[arch]);
             let check = |value: u64| run(&program, arch.audit, number(arch, "read"), [0, 0, value, 0, 0, 0]);
             for value in *holds {
                 assert_eq!(check(*value), ALLOW, "{op} {value:#x}");
@@ -167,7 +171,7 @@ fn every_call_of_every_table_gets_the_action_its_rule_says() {
         let pick =
             |list: Vec<(usize, &&'static str)>| list.into_iter().map(|(_, name)| *name).collect::<Vec<_>>();
         let (even, odd) = (pick(even), pick(odd));
-        let program = compile_for(
+        let program = rest(
             &filter(
                 "SCMP_ACT_TRAP",
                 vec![
@@ -176,8 +180,7 @@ fn every_call_of_every_table_gets_the_action_its_rule_says() {
                 ],
             ),
             &[arch],
-        )
-        .unwrap();
+        );
         assert!(program.len() < FILTER_INSTRUCTIONS_MAX);
         for name in &even {
             assert_eq!(
@@ -200,7 +203,7 @@ fn every_call_of_every_table_gets_the_action_its_rule_says() {
 #[test]
 fn foreign_architectures_and_x32_are_killed() {
     let seccomp = filter("SCMP_ACT_ALLOW", vec![rule(&["mount"], "SCMP_ACT_ERRNO", vec![])]);
-    let program = compile_for(&seccomp, &[&X86_64]).unwrap();
+    let program = rest(&seccomp, &[&X86_64]);
     assert_eq!(run(&program, X86_64.audit, 0, [0; 6]), ALLOW);
     assert_eq!(
         run(&program, X86_64.audit, number(&X86_64, "mount"), [0; 6]),
@@ -208,7 +211,7 @@ fn foreign_architectures_and_x32_are_killed() {
     );
     assert_eq!(run(&program, X86.audit, 0, [0; 6]), KILL_PROCESS);
     assert_eq!(run(&program, X86_64.audit, X32_BIT | 165, [0; 6]), KILL_PROCESS);
-    let both = compile_for(&seccomp, &[&X86_64, &X86]).unwrap();
+    let both = rest(&seccomp, &[&X86_64, &X86]);
     assert_eq!(run(&both, X86.audit, number(&X86, "mount"), [0; 6]), EPERM);
     assert_eq!(run(&both, ARM.audit, 0, [0; 6]), KILL_PROCESS);
 }
@@ -217,7 +220,7 @@ fn foreign_architectures_and_x32_are_killed() {
 fn default_profile_denies_what_escapes_use_and_allows_what_programs_need() {
     let profile = default_seccomp(&["CAP_CHOWN".to_owned()]);
     for arch in ARCHES {
-        let program = compile_for(&profile, &[arch]).unwrap();
+        let program = rest(&profile, &[arch]);
         let check =
             |name: &str, first: u64| run(&program, arch.audit, number(arch, name), [first, 0, 0, 0, 0, 0]);
         for name in [
@@ -256,7 +259,7 @@ fn default_profile_denies_what_escapes_use_and_allows_what_programs_need() {
     }
     assert_eq!(
         run(
-            &compile_for(&profile, ARCHES).unwrap(),
+            &rest(&profile, ARCHES),
             ARCHES[0].audit,
             number(ARCHES[0], "socket"),
             [40, 0, 0, 0, 0, 0]
@@ -264,7 +267,7 @@ fn default_profile_denies_what_escapes_use_and_allows_what_programs_need() {
         EPERM
     );
     let admin = default_seccomp(&["CAP_SYS_ADMIN".to_owned()]);
-    let program = compile_for(&admin, ARCHES).unwrap();
+    let program = rest(&admin, ARCHES);
     assert_eq!(
         run(&program, ARCHES[0].audit, number(ARCHES[0], "mount"), [0; 6]),
         ALLOW
@@ -287,6 +290,85 @@ fn gated_names_exist_somewhere() {
 }
 
 #[test]
+fn actions_are_the_kernels() {
+    for (word, errno, expected) in [
+        ("SCMP_ACT_KILL", None, 0),
+        ("SCMP_ACT_KILL_THREAD", None, 0),
+        ("SCMP_ACT_KILL_PROCESS", None, KILL_PROCESS),
+        ("SCMP_ACT_TRAP", None, 0x0003_0000),
+        ("SCMP_ACT_ERRNO", None, EPERM),
+        ("SCMP_ACT_ERRNO", Some(38), 0x0005_0026),
+        ("SCMP_ACT_TRACE", Some(7), 0x7ff0_0007),
+        ("SCMP_ACT_LOG", None, 0x7ffc_0000),
+        ("SCMP_ACT_ALLOW", None, ALLOW),
+        ("SCMP_ACT_NOTIFY", None, NOTIFY),
+    ] {
+        assert_eq!(action("f", word, errno).unwrap(), expected, "{word}");
+    }
+}
+
+#[test]
+fn two_filters_with_notifications_decide_as_the_rules_say() {
+    let seccomp = Seccomp {
+        listener_path: "/s".into(),
+        listener_metadata: "words".into(),
+        flags: vec![
+            "SECCOMP_FILTER_FLAG_TSYNC".into(),
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into(),
+        ],
+        ..filter(
+            "SCMP_ACT_ALLOW",
+            vec![
+                rule(&["mkdir"], "SCMP_ACT_NOTIFY", vec![arg("SCMP_CMP_EQ", 7, 0)]),
+                rule(&["mkdir", "rmdir"], "SCMP_ACT_ERRNO", vec![]),
+                rule(&["mount"], "SCMP_ACT_NOTIFY", vec![]),
+                rule(&["swapon"], "SCMP_ACT_KILL", vec![]),
+            ],
+        )
+    };
+    let rules = Rules::check(&seccomp).unwrap();
+    let (first, second) = (
+        compile_for(&rules, &[&X86_64], Part::Notify),
+        compile_for(&rules, &[&X86_64], Part::Rest),
+    );
+    // The kernel takes the lowest of the actions, read as signed numbers.
+    let check = |name: &str, third: u64| {
+        let answer = |program: &[SockFilter]| {
+            run(
+                program,
+                X86_64.audit,
+                number(&X86_64, name),
+                [0, 0, third, 0, 0, 0],
+            )
+        };
+        answer(&first).cast_signed().min(answer(&second).cast_signed()) as u32
+    };
+    for (name, third, expected) in [
+        ("mkdir", 7, NOTIFY),
+        ("mkdir", 8, EPERM),
+        ("rmdir", 7, EPERM),
+        ("mount", 0, NOTIFY),
+        ("swapon", 0, 0),
+        ("read", 0, ALLOW),
+    ] {
+        assert_eq!(check(name, third), expected, "{name}");
+    }
+    let filter = compile(&seccomp).unwrap();
+    let notify = filter.notify.unwrap();
+    assert_eq!((filter.flags, notify.flags), (TSYNC, WAIT_KILLABLE_RECV));
+    assert_eq!(notify.listener_metadata, "words");
+}
+
+#[test]
+fn a_listener_that_no_rule_needs_is_ignored() {
+    let seccomp = Seccomp {
+        listener_path: "/s".into(),
+        ..filter("SCMP_ACT_ALLOW", vec![])
+    };
+    assert_eq!(compile(&seccomp).unwrap().notify, None);
+}
+
+#[test]
 fn what_cannot_be_enforced_is_named() {
     let notify = filter("SCMP_ACT_ALLOW", vec![rule(&["read"], "SCMP_ACT_NOTIFY", vec![])]);
     let operator = filter(
@@ -298,19 +380,48 @@ fn what_cannot_be_enforced_is_named() {
         ..filter("SCMP_ACT_ALLOW", vec![])
     };
     let arch = Seccomp {
-        architectures: vec!["PDP11".into()],
+        architectures: vec!["SCMP_ARCH_X86_64".into(), "SCMP_ARCH_PDP11".into()],
         ..filter("SCMP_ACT_ALLOW", vec![])
     };
-    let listener = Seccomp {
-        listener_path: "/s".into(),
+    let metadata = Seccomp {
+        listener_metadata: "words".into(),
         ..filter("SCMP_ACT_ALLOW", vec![])
+    };
+    let with_listener = |seccomp| Seccomp {
+        listener_path: "/s".into(),
+        ..seccomp
+    };
+    let hand_over = with_listener(filter(
+        "SCMP_ACT_ALLOW",
+        vec![rule(
+            &["sendmsg"],
+            "SCMP_ACT_NOTIFY",
+            vec![arg("SCMP_CMP_EQ", 1, 0)],
+        )],
+    ));
+    let by_default = with_listener(filter("SCMP_ACT_NOTIFY", vec![]));
+    let errno = |action: &str, errno| {
+        let rules = vec![SyscallRule {
+            errno_ret: Some(errno),
+            ..rule(&["read"], action, vec![])
+        }];
+        filter("SCMP_ACT_ALLOW", rules)
     };
     for (seccomp, word) in [
-        (notify, "NOTIFY"),
+        (notify, "listenerPath"),
+        (hand_over, "sendmsg"),
+        (by_default, "sendmsg"),
+        (errno("SCMP_ACT_KILL", 1), "takes no errno"),
+        (errno("SCMP_ACT_ERRNO", 4096), "not an errno"),
+        (errno("SCMP_ACT_TRACE", 1 << 16), "not an errno"),
+        (
+            filter("SCMP_ACT_ALLOW", vec![rule(&[], "SCMP_ACT_KILL", vec![])]),
+            "names",
+        ),
         (operator, "SCMP_CMP_XX"),
         (flag, "FLAG_NEW"),
         (arch, "PDP11"),
-        (listener, "listenerPath"),
+        (metadata, "listenerMetadata"),
         (filter("SCMP_ACT_MAYBE", vec![]), "SCMP_ACT_MAYBE"),
     ] {
         let error = compile(&seccomp).unwrap_err().to_string();

@@ -181,6 +181,56 @@ pub fn ioprio_set(class: u8, level: u8) -> Result<()> {
     Ok(())
 }
 
+/// struct sched_attr of linux/sched/types.h, as it is since Linux 5.3. sched_setattr(2)
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    /// Filled in by [`sched_setattr`].
+    pub size: u32,
+    /// SCHED_*
+    pub policy: u32,
+    /// SCHED_FLAG_*
+    pub flags: u64,
+    /// -20 to 19.
+    pub nice: i32,
+    /// 1 to 99 for real time.
+    pub priority: u32,
+    /// Nanoseconds, of SCHED_DEADLINE.
+    pub runtime: u64,
+    /// Nanoseconds, of SCHED_DEADLINE.
+    pub deadline: u64,
+    /// Nanoseconds, of SCHED_DEADLINE.
+    pub period: u64,
+    /// With SCHED_FLAG_UTIL_CLAMP_MIN.
+    pub util_min: u32,
+    /// With SCHED_FLAG_UTIL_CLAMP_MAX.
+    pub util_max: u32,
+}
+
+/// Sets policy and attributes of the calling thread. sched_setattr(2)
+pub fn sched_setattr(attributes: SchedAttr) -> Result<()> {
+    let attributes = SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        ..attributes
+    };
+    let (own, flags) = (0 as libc::c_int, 0 as libc::c_uint);
+    // SAFETY: `attributes` lives through the call and tells its size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, own, &raw const attributes, flags) })?;
+    Ok(())
+}
+
+/// Sets the NUMA policy of the calling thread: mode and flags in one, and one bit a node. set_mempolicy(2)
+pub fn set_mempolicy(mode: i32, nodes: &[u64]) -> Result<()> {
+    let (mask, bits) = match nodes {
+        [] => (std::ptr::null(), 0),
+        // The kernel reads one bit less than it is told.
+        nodes => (nodes.as_ptr(), nodes.len() * 64 + 1),
+    };
+    // SAFETY: the mask has as many bits as said; 64-bit words are pairs of 32-bit ones on our little-endian targets.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits as libc::c_ulong) })?;
+    Ok(())
+}
+
 /// The kernel's resource limits: the part of the name after `RLIMIT_`, and the number. getrlimit(2)
 #[allow(clippy::unnecessary_cast)] // u32 with glibc, c_int with musl.
 pub const RLIMITS: [(&str, u32); 16] = [

@@ -1,6 +1,7 @@
 //! seccomp(2).
 
 use crate::{Result, check};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// One classic BPF instruction, as linux/filter.h lays it out.
 #[repr(C)]
@@ -27,6 +28,20 @@ pub const FILTER_INSTRUCTIONS_MAX: usize = 4096;
 
 /// Installs a filter on the calling thread. EINVAL when the program is longer than [`FILTER_INSTRUCTIONS_MAX`]. seccomp(2)
 pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> Result<()> {
+    install(program, flags & !NEW_LISTENER).map(drop)
+}
+
+/// Installs a filter and returns the descriptor that receives its notifications. seccomp_unotify(2)
+pub fn seccomp_set_mode_filter_listener(program: &[SockFilter], flags: u32) -> Result<OwnedFd> {
+    let fd = install(program, flags | NEW_LISTENER)?;
+    // SAFETY: with this flag the kernel returns a descriptor that it has made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER
+const NEW_LISTENER: u32 = 8;
+
+fn install(program: &[SockFilter], flags: u32) -> Result<libc::c_long> {
     if program.len() > FILTER_INSTRUCTIONS_MAX {
         return Err(nix::errno::Errno::EINVAL);
     }
@@ -42,6 +57,5 @@ pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> Result<()>
             flags,
             &raw const program,
         )
-    })?;
-    Ok(())
+    })
 }

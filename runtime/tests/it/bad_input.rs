@@ -77,7 +77,7 @@ fn unsupported_fields_are_refused_by_name_before_anything_is_made() {
             "linux.intelRdt",
         ),
         (
-            |bundle| bundle.linux().memory_policy = Some(serde_json::json!({})),
+            |bundle| bundle.linux().memory_policy = Some(Default::default()),
             "linux.memoryPolicy",
         ),
         (
@@ -89,7 +89,7 @@ fn unsupported_fields_are_refused_by_name_before_anything_is_made() {
             "process.selinuxLabel",
         ),
         (
-            |bundle| bundle.process().scheduler = Some(serde_json::json!({})),
+            |bundle| bundle.process().scheduler = Some(Default::default()),
             "process.scheduler",
         ),
         (

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 pub const APPLETS: &[&str] = &[
     "sh", "cat", "ls", "id", "echo", "sleep", "mkdir", "readlink", "hostname", "grep", "touch", "true",
     "false", "env", "pwd", "tty", "test", "mount", "ps", "wc", "unshare", "chroot", "kill", "stat", "ip",
-    "seq", "mknod", "umask", "head", "dd", "ifconfig", "stty",
+    "seq", "mknod", "umask", "head", "dd", "ifconfig", "stty", "ionice", "uname", "rmdir", "cut", "ln",
 ];
 
 /// Which runtime is tested.

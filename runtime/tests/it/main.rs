@@ -11,4 +11,6 @@ mod life;
 mod limits;
 mod process;
 mod rootless;
+mod schedule;
+mod seccomp;
 mod terminal;
