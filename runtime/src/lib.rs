@@ -18,6 +18,8 @@ mod rootfs;
 
 mod program;
 
+mod elf;
+
 mod terminal;
 
 mod foreground;
@@ -31,6 +33,7 @@ mod host;
 mod id;
 mod idmap;
 mod listener;
+mod own_file;
 mod paths;
 mod state;
 

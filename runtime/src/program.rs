@@ -2,6 +2,7 @@
 //! /proc/self/exe (which is this runtime's own file until execve(2)) cannot be what is executed (CVE-2019-5736). Scripts are taken apart
 //! here, because the kernel would look their interpreter up by path.
 
+use crate::elf::Built;
 use crate::error::{Error, OsContext, Result};
 use crate::paths::open_plain;
 use nix::errno::Errno;
@@ -10,6 +11,8 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{AccessFlags, execveat, faccessat};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -31,8 +34,10 @@ pub(crate) struct Program {
     args: Vec<CString>,
     /// As the user wrote it.
     shown: String,
-    /// First bytes of the file, as far as it may be read.
+    /// First bytes of the file.
     head: Vec<u8>,
+    /// What the file was built for, if it is a program.
+    built: Option<Built>,
 }
 
 /// Looks `args[0]` up in the environment's PATH, as the current user in the current root.
@@ -140,18 +145,27 @@ fn check(directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> R
     faccessat(&directory, name, AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(denied)?;
     let name = CString::new(name.as_bytes()).map_err(|_| denied(Errno::EINVAL))?;
     // A file that may be executed and not read is left to the kernel.
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let mut head = vec![0; HEAD_BYTES];
-    let length = openat(&directory, name.as_c_str(), flags, Mode::empty())
-        .and_then(|file| nix::unistd::read(&file, &mut head))
+    let mut file = openat(&directory, name.as_c_str(), flags, Mode::empty())
+        .ok()
+        .map(File::from);
+    let length = file
+        .as_mut()
+        .map_or(Ok(0), |file| file.read(&mut head))
         .unwrap_or(0);
     head.truncate(length);
+    let built = Built::of(&head, file.as_ref());
+    if let Some(built) = built.filter(|built| built.is_too_new_for(&machine())) {
+        return Err(not_executable(shown, wrong_format(&head, Some(built))));
+    }
     Ok(Program {
         directory,
         name,
         args,
         shown: shown.to_owned(),
         head,
+        built,
     })
 }
 
@@ -175,7 +189,8 @@ fn shebang(head: &[u8]) -> Option<(CString, Option<CString>)> {
 }
 
 impl Program {
-    /// Becomes the program; comes back only with the reason why not.
+    /// Becomes the program; comes back only with the reason why not. The directory's descriptor is close-on-exec, so the kernel executes no
+    /// script and nothing of binfmt_misc, whatever the file has become meanwhile (ENOENT). execveat(2)
     pub fn execute(self, env: &[CString]) -> Result<Infallible> {
         match execveat(
             &self.directory,
@@ -184,7 +199,7 @@ impl Program {
             env,
             AtFlags::AT_SYMLINK_NOFOLLOW,
         ) {
-            Err(Errno::ENOEXEC) => Err(not_executable(&self.shown, wrong_format(&self.head))),
+            Err(Errno::ENOEXEC) => Err(not_executable(&self.shown, wrong_format(&self.head, self.built))),
             // The file is there: what is missing is what it names inside.
             Err(Errno::ENOENT) => Err(not_executable(
                 &self.shown,
@@ -199,45 +214,20 @@ impl Program {
 }
 
 /// Why the kernel does not know how to execute a file.
-fn wrong_format(head: &[u8]) -> String {
-    match architecture(head) {
-        Some(architecture) => {
-            format!(
-                "built for {architecture}, and this machine is {}",
-                std::env::consts::ARCH
-            )
-        }
+fn wrong_format(head: &[u8], built: Option<Built>) -> String {
+    match built {
+        Some(built) => format!("built for {}, and this board is {}", built.machine(), machine()),
         None if head.is_empty() => "is empty".to_owned(),
         None => "is neither a program nor a script that starts with #!".to_owned(),
     }
 }
 
-/// Name of an ELF file's machine, with the arm variant as far as the header tells it. elf(5)
-fn architecture(head: &[u8]) -> Option<String> {
-    if !head.starts_with(b"\x7fELF") || head.len() < 52 {
-        return None;
-    }
-    let big_endian = head[5] == 2;
-    let half = |at: usize| {
-        let bytes = [head[at], head[at + 1]];
-        if big_endian {
-            u16::from_be_bytes(bytes)
-        } else {
-            u16::from_le_bytes(bytes)
-        }
-    };
-    Some(match half(18) {
-        3 => "x86 (32-bit)".to_owned(),
-        8 => "mips".to_owned(),
-        20 | 21 => "powerpc".to_owned(),
-        22 => "s390x".to_owned(),
-        40 => "arm (32-bit)".to_owned(),
-        62 => "x86_64".to_owned(),
-        183 => "aarch64".to_owned(),
-        243 => "riscv".to_owned(),
-        258 => "loongarch".to_owned(),
-        other => format!("ELF machine {other}"),
-    })
+/// `uname -m`
+fn machine() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| std::env::consts::ARCH.to_owned(),
+        |name| name.machine().to_string_lossy().into_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -272,9 +262,11 @@ mod tests {
         let mut elf = b"\x7fELF\x01\x01".to_vec();
         elf.resize(64, 0);
         elf[18] = 40;
-        assert!(wrong_format(&elf).contains("built for arm"));
-        assert!(wrong_format(b"hello").contains("neither"));
-        assert!(wrong_format(b"\x7fELF").contains("neither"));
+        let why = |head: &[u8]| wrong_format(head, Built::of(head, None));
+        assert!(why(&elf).contains("built for arm"));
+        assert!(why(b"hello").contains("neither"));
+        assert!(why(b"\x7fELF").contains("neither"));
+        assert!(why(b"").contains("empty"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Wrong bundles: a clear error that names the cause, and nothing left behind.
 
-use crate::bundle::{Bundle, only_punnet};
+use crate::bundle::{Bundle, install_bytes, only_punnet};
 use punnet_spec::{Memory, Mount, Pids, Resources};
 use std::path::Path;
 
@@ -238,4 +238,118 @@ fn systemd_cgroup_gets_a_clear_answer() {
     let bundle = Bundle::sh("true");
     let answer = bundle.call(&["--systemd-cgroup", "create", &bundle.id()]);
     assert!(answer.code != 0 && answer.err.contains("cgroupfs"), "{answer:?}");
+}
+
+/// A 32-bit ARM program of nothing but headers, whose build attributes name this CPU architecture (Tag_CPU_arch).
+fn arm_program(cpu_arch: u8) -> Vec<u8> {
+    let attributes = [&b"A\x12\0\0\0aeabi\0\x01\x07\0\0\0\x06"[..], &[cpu_arch]].concat();
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(92, 0);
+    for (at, value) in [
+        (16, 2),
+        (18, 40),
+        (20, 1),
+        (32, 52),
+        (40, 52),
+        (46, 40),
+        (48, 1),
+        (56, 3),
+        (58, 0x7000),
+        (68, 92),
+        (72, attributes.len() as u16),
+    ] {
+        file[at..at + 2].copy_from_slice(&u16::to_le_bytes(value));
+    }
+    file.extend(attributes);
+    file
+}
+
+#[test]
+fn programs_that_cannot_be_executed_say_why() {
+    if only_punnet("programs_that_cannot_be_executed_say_why") {
+        return;
+    }
+    let this = format!("this board is {}", std::env::consts::ARCH);
+    let mut power = arm_program(10);
+    power[18] = 21;
+    for (program, mode, code, words) in [
+        (arm_program(10), 0o755, 126, ["built for armv7", &this]),
+        (arm_program(7), 0o755, 126, ["built for armv6", &this]),
+        (power, 0o755, 126, ["built for powerpc", &this]),
+        (
+            b"text".to_vec(),
+            0o755,
+            126,
+            ["neither a program nor a script", ""],
+        ),
+        (Vec::new(), 0o755, 126, ["is empty", ""]),
+        (b"#!/bin/sh\n".to_vec(), 0o644, 126, ["Permission denied", ""]),
+        (
+            b"#!/no/such\n".to_vec(),
+            0o755,
+            126,
+            ["interpreter /no/such", "not found"],
+        ),
+    ] {
+        let bundle = Bundle::args(&["/program"]);
+        let path = bundle.rootfs().join("program");
+        install_bytes(&program, &path);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let answer = bundle.run();
+        assert_eq!(answer.code, code, "{answer:?}");
+        assert!(
+            words.iter().all(|word| answer.err.contains(word)),
+            "{words:?}: {answer:?}"
+        );
+    }
+    for (args, code) in [
+        ("/absent", 127),
+        ("absent", 127),
+        ("/bin", 126),
+        ("/bin/sh/x", 127),
+    ] {
+        let answer = Bundle::args(&[args]).run();
+        assert_eq!(answer.code, code, "{args}: {answer:?}");
+        assert!(answer.err.contains(args), "{answer:?}");
+    }
+}
+
+#[test]
+fn links_that_go_round_in_the_root_are_an_error() {
+    for (change, word) in [
+        (
+            |bundle: &mut Bundle| bundle.process().cwd = "/round/x".into(),
+            "/round",
+        ),
+        (
+            |bundle: &mut Bundle| bundle.process().args[0] = "/round".into(),
+            "/round",
+        ),
+        (
+            |bundle: &mut Bundle| {
+                let mount = Mount {
+                    destination: "/round/mount".into(),
+                    kind: "tmpfs".into(),
+                    ..Mount::default()
+                };
+                bundle.spec.mounts.push(mount);
+            },
+            "/round/mount",
+        ),
+        (
+            |bundle: &mut Bundle| bundle.linux().masked_paths.push("/round".into()),
+            "/round",
+        ),
+        (
+            |bundle: &mut Bundle| bundle.linux().readonly_paths.push("/round/x".into()),
+            "/round",
+        ),
+    ] as [(fn(&mut Bundle), &str); 5]
+    {
+        let mut bundle = Bundle::sh("true");
+        std::os::unix::fs::symlink("about", bundle.rootfs().join("round")).unwrap();
+        std::os::unix::fs::symlink("round", bundle.rootfs().join("about")).unwrap();
+        change(&mut bundle);
+        refused(&bundle, &[word]);
+    }
 }
