@@ -279,6 +279,8 @@ fn spec(args: &Args) -> Result<u8> {
 }
 
 fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
+    // Before anything is read that cannot be read twice.
+    crate::own_file::guard()?;
     let id = args.id()?;
     let process = match &args.process {
         Some(path) => read_process(path)?,

@@ -263,6 +263,8 @@ fn become_process(
     drop_bounding(process.capabilities)?;
     prctl::set_keepcaps(true).os("set", "PR_SET_KEEPCAPS")?;
     set_ids(context, process)?;
+    // Where fs.suid_dumpable says so, changing ids has undone it. prctl(2)
+    prctl::set_dumpable(false).os("set", "PR_SET_DUMPABLE")?;
     // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter: kept until the filter is in.
     let seccomp = confinement.seccomp.as_ref();
     let late = seccomp.is_some() && !process.no_new_privileges;
@@ -276,12 +278,12 @@ fn become_process(
     let program = program::find(&process.args, &env)?;
     let starter = wait_at_gate(context)?;
     let end = || -> Result<Infallible> {
+        // Whatever we or our callers left open ends at execve(2), of a hook too.
+        punnet_sys::close_range_cloexec(3 + context.preserve_fds).os("close", "inherited descriptors")?;
         hooks::run(HookKind::StartContainer, start_hooks, context.state)?;
         if let Some(proc) = context.proc {
             proc.set_labels(process)?;
         }
-        // Whatever we or our callers left open ends at execve(2).
-        punnet_sys::close_range_cloexec(3 + context.preserve_fds).os("close", "inherited descriptors")?;
         // Last, so that the filter need not allow what set-up does.
         if let (Some(listener), Some(proc)) = (context.listener, context.proc) {
             listener.install(proc, context.state)?;

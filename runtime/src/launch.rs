@@ -4,10 +4,11 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::error::{Error, OsContext, Result};
 use crate::hooks::{self, HookKind};
-use crate::plan::namespaces_bits::{CGROUP, PID};
+use crate::plan::namespaces_bits::{CGROUP, PID, USER};
 use crate::plan::{Join, NamespacePlan, ProcessPlan};
 use crate::{foreground, idmap};
 use nix::fcntl::{OFlag, open};
+use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use punnet_spec::{Hooks, State};
@@ -66,7 +67,13 @@ pub(crate) fn launch(
         Forked::Child => {
             drop(ours);
             if join_first {
-                child(&theirs, || join_and_clone(around, new, &theirs, inside));
+                child(&theirs, || {
+                    // Inherited by the process that is made in there.
+                    if let Some(adjustment) = outside.process.oom_score_adj {
+                        adjust_oom_score("self", adjustment)?;
+                    }
+                    join_and_clone(around, new, &theirs, inside)
+                });
             }
             child(&theirs, || inside(&theirs));
         }
@@ -83,7 +90,7 @@ pub(crate) fn launch(
         Around::Plan(plan) => Some(*plan),
         Around::Container(..) => None,
     };
-    match accompany(pid, &ours, maps, outside) {
+    match accompany(pid, &ours, maps, outside, join_first) {
         Ok(terminal) => Ok(Launched {
             pid,
             pidfd,
@@ -129,6 +136,11 @@ fn join_and_clone(
     channel: &Channel,
     inside: &Inside<'_>,
 ) -> Result<Infallible> {
+    if new & USER == 0 {
+        // Whoever is in there already could trace us from the moment we enter. With a user namespace of our own nobody is, and its maps
+        // must be written by the caller, which may write the files of dumpable processes only.
+        prctl::set_dumpable(false).os("set", "PR_SET_DUMPABLE")?;
+    }
     let into_new_pids = match around {
         Around::Plan(plan) => {
             join(&plan.join)?;
@@ -194,12 +206,18 @@ fn failure(message: Message) -> Error {
     }
 }
 
+fn adjust_oom_score(process: &str, adjustment: i32) -> Result<()> {
+    let file = format!("/proc/{process}/oom_score_adj");
+    std::fs::write(&file, adjustment.to_string()).os("set oomScoreAdj in", file)
+}
+
 /// Gives the process what only the outside may give, and waits until it is ready.
 fn accompany(
     pid: Pid,
     channel: &Channel,
     maps: Option<&NamespacePlan>,
     outside: &Outside<'_>,
+    oom_score_is_set: bool,
 ) -> Result<Option<OwnedFd>> {
     if let Some(maps) = maps {
         idmap::write(maps, pid)?;
@@ -209,9 +227,8 @@ fn accompany(
         punnet_sys::prlimit(pid, limit.resource, limit.soft, limit.hard)
             .os("set", format!("{} to {}:{}", limit.name, limit.soft, limit.hard))?;
     }
-    if let Some(adjustment) = process.oom_score_adj {
-        let file = format!("/proc/{pid}/oom_score_adj");
-        std::fs::write(&file, adjustment.to_string()).os("set oomScoreAdj in", file)?;
+    if let Some(adjustment) = process.oom_score_adj.filter(|_| !oom_score_is_set) {
+        adjust_oom_score(&pid.to_string(), adjustment)?;
     }
     channel.send(&Message::Go)?;
     let mut terminal = None;

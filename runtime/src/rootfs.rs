@@ -274,7 +274,7 @@ fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
 fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
     let shown = &mount.destination.display();
     let refuse = |reason: &str| Err(Error::config("mounts", format!("{shown}: {reason}")));
-    let target = if is_directory(fd).os("inspect the mount for", shown)? {
+    let mut target = if is_directory(fd).os("inspect the mount for", shown)? {
         create_dir_all(root, &mount.destination)
     } else {
         create_file(root, &mount.destination)
@@ -287,6 +287,8 @@ fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
         if !is_directory(&itself).os("inspect", shown)? {
             return refuse("is a symbolic link in the image; proc and sysfs are mounted on directories only");
         }
+        // What was looked at is what is mounted on: a link may have been there a moment ago.
+        target = itself;
     }
     let known = PROC_FILES
         .iter()

@@ -13,7 +13,7 @@ use crate::plan::namespaces_bits::{PID, USER};
 use crate::plan::{self, HostFacts};
 use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
-use crate::{cgroup, idmap};
+use crate::{cgroup, idmap, own_file};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -233,6 +233,9 @@ impl Runtime {
         if plan.process.is_none() {
             return Err(Error::config("process", "is missing: there is nothing to run"));
         }
+        if plan.namespaces.joins(PID) || !plan.hooks.start_container.is_empty() {
+            own_file::guard()?;
+        }
         let dir = self.dir(id);
         dir.create(id)?;
         let made = create_in(&dir, options, spec, bytes, &plan, &host, gate);
@@ -410,6 +413,7 @@ impl Runtime {
 
     /// Runs one more process in a container. Returns its exit status (128 and the signal), or 0 when detached.
     pub fn exec(&self, id: &ContainerId, options: &ExecOptions) -> Result<u8> {
+        own_file::guard()?;
         let dir = self.dir(id);
         let record = dir.load(id)?;
         let status = dir.status(record.as_ref());

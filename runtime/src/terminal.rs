@@ -2,7 +2,7 @@
 
 use crate::channel::{Channel, Message, send_fd};
 use crate::error::{Error, OsContext, Result};
-use crate::paths::{create_file, open_in_root};
+use crate::paths::{create_file, open_in_root, open_no_follow};
 use crate::plan::ProcessPlan;
 use crate::rootfs::is_on;
 use nix::fcntl::OFlag;
@@ -65,13 +65,14 @@ impl Stdio {
 pub(crate) fn set_up(root: BorrowedFd<'_>, process: &ProcessPlan, channel: &Channel) -> Result<()> {
     let peer = open_pair(root, process, channel)?;
     // Bound by descriptor onto a fresh file: what the image has at /dev/console is not followed (CVE-2025-52565).
-    let target = create_file(root, Path::new("/dev/console")).os("make", "/dev/console")?;
+    create_file(root, Path::new("/dev/console")).os("make", "/dev/console")?;
+    let target = open_no_follow(root, Path::new("/dev/console")).os("open", "/dev/console")?;
     let kind =
         SFlag::from_bits_truncate(fstat(&target).os("inspect", "/dev/console")?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFREG && kind != SFlag::S_IFCHR {
         return Err(Error::config(
             "process.terminal",
-            "/dev/console in the image is neither a file nor a device",
+            "/dev/console in the image is a link or something else that is neither a file nor a device",
         ));
     }
     let clone = punnet_sys::open_tree_clone(peer.as_fd(), c"", false).os("bind", "/dev/console")?;

@@ -50,6 +50,11 @@ impl NamespacePlan {
         self.all() & kind != 0
     }
 
+    /// Whether a namespace of this kind is joined: others are in it already.
+    pub fn joins(&self, kind: u64) -> bool {
+        self.join.iter().any(|join| join.kind == kind)
+    }
+
     /// CLONE_NEW* bits of every namespace the container has apart from the runtime's.
     pub fn all(&self) -> u64 {
         self.join.iter().fold(self.new, |bits, join| bits | join.kind)

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bundle;
 mod escapes;
+mod intruders;
 mod isolation;
 mod life;
 mod limits;
