@@ -168,12 +168,7 @@ impl Folders {
             self.bundle.clone(),
             self.run.clone(),
         ] {
-            match remove_tree(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(file("cannot remove", &path)(error));
-                }
-                _ => {}
-            }
+            punnet_images::remove_tree(&path)?;
         }
         Ok(())
     }
@@ -210,21 +205,6 @@ fn write_durably(path: &Path, content: &[u8]) -> Result<(), CliError> {
     write().map_err(file("cannot write", path))
 }
 
-/// Like `rm -rf`, and opens folders that forbid it: overlayfs leaves a `work` folder of mode 000.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() {
-        return fs::remove_file(path);
-    }
-    if metadata.permissions().mode() & 0o700 != 0o700 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    }
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
-    }
-    fs::remove_dir(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,19 +234,6 @@ mod tests {
                 "{name:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_tree_with_forbidden_folders_and_links_is_removed_without_following_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().join("kept");
-        fs::write(&kept, "").unwrap();
-        let tree = folder.path().join("tree");
-        fs::create_dir_all(tree.join("work/work")).unwrap();
-        std::os::unix::fs::symlink(&kept, tree.join("link")).unwrap();
-        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0o000)).unwrap();
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists() && kept.exists());
     }
 
     #[test]

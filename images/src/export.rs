@@ -6,9 +6,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
-
-use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Compression, Descriptor, Index, to_json};
+use crate::decompress::decompressed;
+use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, to_json};
 use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 
 /// What to write.
@@ -160,11 +159,7 @@ fn write_docker(
 }
 
 fn plain(source: &Source, layer: &Descriptor) -> Result<Box<dyn Read>> {
-    let blob = source.blob_of(layer)?;
-    Ok(match layer.compression()? {
-        Compression::None => Box::new(blob),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
-    })
+    decompressed(source.blob_of(layer)?, layer)
 }
 
 /// A file or directory that we have made, and that goes with this value unless it was renamed away.

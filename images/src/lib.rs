@@ -13,6 +13,7 @@ pub mod oci;
 pub mod platform;
 mod reference;
 
+mod decompress;
 mod source;
 pub mod tar_stream;
 
@@ -30,4 +31,4 @@ pub use error::{Error, Result};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use source::{Blob, NamedImage, Source};
-pub use store::{Image, ImportOptions, Store};
+pub use store::{Image, ImportOptions, Store, remove_tree};

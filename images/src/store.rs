@@ -43,6 +43,7 @@ use staging::Staging;
 use unpack::Unpacker;
 
 pub use flatten::TreeArchive;
+pub use tree::remove as remove_tree;
 pub use verify::{Damage, Problem};
 
 const VERSION: &str = "punnet-store 1";

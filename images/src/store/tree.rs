@@ -6,14 +6,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::tar_stream::PATH_BYTES_MAX;
 use crate::{Error, Result};
@@ -133,7 +134,11 @@ pub fn at(folder: &OwnedFd, name: &OsStr) -> std::path::PathBuf {
         .join(name)
 }
 
-/// Like `rm -rf`: never follows a link, opens directories that forbid it, succeeds when there is nothing.
+/// Directories that are gone into while they are removed: each takes a descriptor, of which a process has 1024 by default.
+const REMOVE_DEPTH_MAX: usize = 128;
+
+/// Like `rm -rf`: never follows a link, opens directories that forbid it, succeeds when there is nothing. Any depth and any length of path can be
+/// removed, also those that no name reaches: what lies too deep is moved up first.
 pub fn remove(path: &Path) -> Result<()> {
     remove_inner(path).map_err(Error::at("remove", path))
 }
@@ -146,13 +151,59 @@ fn remove_inner(path: &Path) -> io::Result<()> {
     if !metadata.is_dir() {
         return fs::remove_file(path);
     }
-    if metadata.permissions().mode() & 0o700 != 0o700 {
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    let top = open_to_empty(AT_FDCWD, path)?;
+    let mut moved = 0;
+    loop {
+        let before = moved;
+        empty(&top, &top, 0, &mut moved)?;
+        if moved == before {
+            return fs::remove_dir(path);
+        }
     }
-    for entry in fs::read_dir(path)? {
-        remove_inner(&entry?.path())?;
+}
+
+/// Removes what is in `folder`; what is too deep in it goes to `top`, for the next round.
+fn empty(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<()> {
+    for entry in fs::read_dir(at(folder, OsStr::new(".")))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !entry.file_type()?.is_dir() {
+            unlinkat(folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            continue;
+        }
+        let below = open_to_empty(folder.as_fd(), Path::new(&name))?;
+        if depth < REMOVE_DEPTH_MAX {
+            empty(&below, top, depth + 1, moved)?;
+            unlinkat(folder, name.as_os_str(), UnlinkatFlags::RemoveDir)?;
+            continue;
+        }
+        loop {
+            *moved += 1;
+            match renameat(folder, name.as_os_str(), top, format!(".deep-{moved}").as_str()) {
+                Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
+                other => break other?,
+            }
+        }
     }
-    fs::remove_dir(path)
+    Ok(())
+}
+
+/// Opens a directory so that names in it can be removed.
+fn open_to_empty(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let allow = || fchmodat(at, path, Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
+    let folder = match openat(at, path, flags, Mode::empty()) {
+        // Not followed just now, and nobody else works in here.
+        Err(Errno::EACCES) => {
+            allow()?;
+            openat(at, path, flags, Mode::empty())?
+        }
+        other => other?,
+    };
+    if fstat(&folder)?.st_mode & 0o700 != 0o700 {
+        fchmod(&folder, Mode::S_IRWXU)?;
+    }
+    Ok(folder)
 }
 
 /// Opens a directory of the host.

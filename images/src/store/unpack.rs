@@ -13,7 +13,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, mkdirat, utimensat};
@@ -22,9 +21,10 @@ use sha2::Digest as _;
 
 use super::object::Metadata;
 use super::{Summary, drain, tree};
-use crate::oci::{Compression, Descriptor};
+use crate::decompress::decompressed;
+use crate::oci::Descriptor;
 use crate::source::Blob;
-use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
+use crate::tar_stream::{Entry, EntryKind, PATH_BYTES_MAX, Sequential, TarStream};
 use crate::{Digest, Error, HashingReader, Result};
 
 /// Entries of all layers together. A full desktop has some 300,000 files; it bounds the memory named above.
@@ -45,7 +45,6 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 /// A tree that layers are applied to.
 pub struct Unpacker {
     root: OwnedFd,
-    root_path: PathBuf,
     temporary: PathBuf,
     objects: PathBuf,
     /// Directories by path, whose metadata is set when nothing is put into them any more.
@@ -68,7 +67,6 @@ impl Unpacker {
         let root_path = staging.join("rootfs");
         Ok(Self {
             root: tree::make_folder(&root_path)?,
-            root_path,
             temporary: staging.join("file"),
             objects: objects.into(),
             folders: BTreeMap::new(),
@@ -94,11 +92,7 @@ impl Unpacker {
             told: 0,
             progress,
         });
-        let unpacked: Box<dyn Read + '_> = match descriptor.compression()? {
-            Compression::None => Box::new(&mut blob),
-            Compression::Gzip => Box::new(MultiGzDecoder::new(&mut blob)),
-        };
-        let mut unpacked = HashingReader::new(unpacked);
+        let mut unpacked = HashingReader::new(decompressed(&mut blob, descriptor)?);
         let applied = self.apply(TarStream::new(Sequential(&mut unpacked)));
         // Damage upsets the archive first; that the layer is damaged is what its reader must know.
         let drained = drain(&mut unpacked, TRAILER_BYTES_MAX).map_err(Error::Stream);
@@ -166,11 +160,33 @@ impl Unpacker {
 
     /// Lists what is below a directory, and gives it a time and a mode that are the same everywhere when no entry has.
     fn list_folder(&self, path: &Path, listed: &HashSet<u64>, list: &mut List<'_>) -> Result<()> {
-        for entry in super::entries(&self.root_path.join(path))? {
+        let folder = match tree::open(
+            &self.root,
+            tree::at_root(path),
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY,
+        ) {
+            // Symbolic links make longer ones than an entry can have.
+            Err(Errno::ENAMETOOLONG) => {
+                return Err(Error::Limit {
+                    what: "the length of a path in the image".into(),
+                    limit: format!("{PATH_BYTES_MAX} bytes"),
+                });
+            }
+            other => other.map_err(Error::at("open", path))?,
+        };
+        let here = File::from(folder.try_clone().map_err(Error::at("open", path))?);
+        if !listed.contains(&here.metadata().map_err(Error::at("look at", path))?.ino()) {
+            Metadata::of_implied_folder()
+                .apply(here.as_fd())
+                .map_err(Error::at("set the metadata of", path))?;
+        }
+        let entries = super::entries(&tree::at(&folder, OsStr::new(".")))?;
+        let mut folders = Vec::new();
+        for entry in entries {
             let below = path.join(entry.file_name().unwrap_or_default());
-            let metadata = fs::symlink_metadata(&entry).map_err(Error::at("look at", &entry))?;
+            let metadata = fs::symlink_metadata(&entry).map_err(Error::at("look at", &below))?;
             if metadata.is_dir() {
-                self.list_folder(&below, listed, list)?;
+                folders.push(below);
             } else if metadata.is_file() {
                 let name = self
                     .name_of(metadata.ino())
@@ -178,19 +194,11 @@ impl Unpacker {
                 list.add(&Digest::from_bytes(name), metadata.len(), &below)?;
             }
         }
-        let folder = tree::open(
-            &self.root,
-            tree::at_root(path),
-            OFlag::O_DIRECTORY | OFlag::O_RDONLY,
-        )
-        .map_err(Error::at("open", path))?;
-        let folder = File::from(folder);
-        if !listed.contains(&folder.metadata().map_err(Error::at("look at", path))?.ino()) {
-            Metadata::of_implied_folder()
-                .apply(folder.as_fd())
-                .map_err(Error::at("set the metadata of", path))?;
-        }
-        Ok(())
+        // No descriptor is held on the way down: an image may be deeper than a process may have files open.
+        drop((folder, here));
+        folders
+            .iter()
+            .try_for_each(|below| self.list_folder(below, listed, list))
     }
 
     /// The object that an inode of the tree is. A file replaced by a later entry leaves its inode to the next one that is made.
@@ -219,7 +227,12 @@ impl Unpacker {
                 }
                 None => {
                     self.create(&folder, &parent, &name, &entry, &mut archive)?;
-                    layer.extend(parent.join(&name).ancestors().map(key));
+                    // Whose path is known, its ancestors are.
+                    let path = parent.join(&name);
+                    path.ancestors()
+                        .map(key)
+                        .take_while(|key| layer.insert(*key))
+                        .for_each(drop);
                 }
             }
         }
@@ -406,7 +419,13 @@ impl Unpacker {
     fn clear(&mut self, folder: &OwnedFd, parent: &Path, name: &OsStr) -> Result<()> {
         if is_folder(folder, name) {
             let path = parent.join(name);
-            self.folders.retain(|folder, _| !folder.starts_with(&path));
+            // What lies below a path follows it in the map: no walk over all of it for each entry of an archive that replaces many.
+            let below = self
+                .folders
+                .range(path.clone()..)
+                .map(|(folder, _)| folder.clone());
+            let below: Vec<_> = below.take_while(|folder| folder.starts_with(&path)).collect();
+            below.iter().for_each(|folder| drop(self.folders.remove(folder)));
         }
         tree::remove_at(folder, name)
     }

@@ -7,7 +7,7 @@ use punnet_images::{Digest, Error, Image, ImportOptions, Result, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -386,4 +386,58 @@ fn verify_names_what_is_damaged() {
         problems.iter().any(|problem| problem.contains("cut"))
             && problems.iter().any(|problem| problem.contains("lost"))
     );
+}
+
+#[test]
+fn a_tree_that_no_path_reaches_can_be_removed() {
+    let folder = TempDir::new().unwrap();
+    let kept = folder.path().join("kept");
+    fs::write(&kept, "").unwrap();
+    let tree = folder.path().join("tree");
+    fs::create_dir_all(tree.join("work/work")).unwrap();
+    std::os::unix::fs::symlink(&kept, tree.join("link")).unwrap();
+    fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0o000)).unwrap();
+    // 3000 levels are more than PATH_MAX has characters for and more than a process may open.
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    let mut at = std::os::fd::OwnedFd::from(fs::File::open(&tree).unwrap());
+    for _ in 0..3000 {
+        nix::sys::stat::mkdirat(&at, "d", mode).unwrap();
+        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_RDONLY;
+        at = nix::fcntl::openat(&at, "d", flags, nix::sys::stat::Mode::empty()).unwrap();
+    }
+    punnet_images::remove_tree(&tree).unwrap();
+    punnet_images::remove_tree(&tree).unwrap();
+    assert!(!tree.exists() && kept.exists());
+}
+
+#[test]
+fn paths_up_to_path_max_are_kept_and_longer_ones_refused_without_a_trace() {
+    let name = |count: usize| ["n".repeat(200).as_str()].repeat(count).join("/");
+    let longest = name(20);
+    let mut made = Made::new(&[pax(&[("path", &longest)], file("x", "deep"))]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    let (source, descriptor) = image.source().unwrap();
+    let (manifest, _) = source.read_manifest(&descriptor).unwrap();
+    let copied = std::io::copy(
+        &mut source.blob_of(&manifest.layers[0]).unwrap(),
+        &mut std::io::sink(),
+    );
+    assert_eq!(copied.unwrap(), manifest.layers[0].size);
+    store.remove("app").unwrap();
+
+    let too_long = name(21);
+    // Through a link the tree becomes deeper than any name of the archive.
+    let through_link = [
+        pax(&[("path", &format!("{}/file", name(19)))], file("x", "")),
+        pax(&[("linkpath", &name(19))], entry(b'2', "l", "x", b"")),
+        pax(&[("path", &format!("l/{}", name(19)))], file("x", "")),
+    ];
+    for layer in [pax(&[("path", &too_long)], file("x", "")), through_link.concat()] {
+        let mut made = Made::new(&[layer]);
+        let error = chain(&made.import().expect_err("it is too long"));
+        assert!(error.contains("4096 bytes"), "{error}");
+        assert_nothing_stored(&made);
+    }
 }

@@ -1,0 +1,16 @@
+//! A layer as it was before it was compressed.
+
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+
+use crate::Result;
+use crate::oci::{Compression, Descriptor};
+
+/// What the blob of this descriptor holds, uncompressed. Memory is bounded, the length is not: that is for who reads.
+pub(crate) fn decompressed<'a>(blob: impl Read + 'a, descriptor: &Descriptor) -> Result<Box<dyn Read + 'a>> {
+    Ok(match descriptor.compression()? {
+        Compression::None => Box::new(blob),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
+    })
+}
