@@ -54,11 +54,9 @@ pub enum CliError {
     /// It runs and must not.
     #[error("{0} is running; stop it first or use --force")]
     StillRunning(String),
-    /// Its layers are not here.
-    #[error(
-        "the layers of {0} were not kept, only its files: it cannot be exported; import it again with --keep-blobs"
-    )]
-    NoBlobs(String),
+    /// Its layers are not here, and nobody said where they are.
+    #[error("the layers of {0} were not kept here: give --from with a layout or an archive of the image")]
+    NothingToRepairFrom(String),
     /// Containers need it.
     #[error("{0} is the image of a container; remove the container first or use --force")]
     ImageInUse(String),

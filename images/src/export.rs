@@ -2,12 +2,14 @@
 //!
 //! Written under a temporary name beside the target, synced and renamed: whole or not there. Archives depend on nothing but the image and its name.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::decompress::decompressed;
 use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, to_json};
+pub use crate::source::GZIP_MAGIC;
 use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 
 /// What to write.
@@ -21,8 +23,21 @@ pub enum Format {
     DockerArchive,
 }
 
-/// Writes the image that `manifest` points to. A regular file at the target, or at the end of a symbolic link there, is replaced by an archive;
-/// whatever else is there is an error and stays.
+/// An image to be written.
+#[derive(Debug)]
+pub struct Saved {
+    /// Where its blobs are.
+    pub source: Source,
+    /// Points to its manifest there.
+    pub manifest: Descriptor,
+    /// The names it gets.
+    pub references: Vec<Reference>,
+}
+
+/// One image, borrowed.
+type Part<'a> = (&'a Source, &'a Descriptor, &'a [Reference]);
+
+/// Writes the image that `manifest` points to, as [`write_all`] does.
 pub fn write(
     source: &Source,
     manifest: &Descriptor,
@@ -30,19 +45,59 @@ pub fn write(
     format: Format,
     to: &Path,
 ) -> Result<()> {
+    let names: Vec<Reference> = reference.cloned().into_iter().collect();
+    write_parts(&[(source, manifest, &names)], format, to)
+}
+
+/// Writes images. A regular file at the target, or at the end of a symbolic link there, is replaced by an archive;
+/// whatever else is there is an error and stays.
+pub fn write_all(images: &[Saved], format: Format, to: &Path) -> Result<()> {
+    write_parts(&parts(images), format, to)
+}
+
+/// Writes an archive to a stream, which whoever reads it must not take for whole before it has ended.
+pub fn write_stream(images: &[Saved], format: Format, to: Box<dyn Write>) -> Result<()> {
+    if format == Format::OciDir {
+        return Err(Error::Unsupported {
+            what: "a layout directory on a stream".into(),
+            why: "choose an archive, or give a path".into(),
+        });
+    }
+    let path = Path::new("the output");
+    let mut out = Out::Archive(Box::new(tar::Builder::new(to)), path.into());
+    write_members(&parts(images), format, &mut out)?;
+    let Out::Archive(archive, _) = out else {
+        return Ok(());
+    };
+    let flushed = archive.into_inner().and_then(|mut to| to.flush());
+    flushed.map_err(Error::at("write", path))
+}
+
+fn parts(images: &[Saved]) -> Vec<Part<'_>> {
+    images
+        .iter()
+        .map(|image| (&image.source, &image.manifest, image.references.as_slice()))
+        .collect()
+}
+
+fn write_parts(images: &[Part<'_>], format: Format, to: &Path) -> Result<()> {
     let to = &place(to, format)?;
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let (mut temporary, mut out) = Temporary::create(to.with_file_name(name), format)?;
-    match format {
-        Format::OciDir | Format::OciArchive => write_layout(source, manifest, reference, &mut out)?,
-        Format::DockerArchive => write_docker(source, manifest, reference, &mut out)?,
-    }
+    write_members(images, format, &mut out)?;
     out.finish(&temporary.path)?;
     fs::rename(&temporary.path, to).map_err(Error::at("write", to))?;
     temporary.is_ours = false;
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     sync(parent.unwrap_or(Path::new(".")))
+}
+
+fn write_members(images: &[Part<'_>], format: Format, out: &mut Out) -> Result<()> {
+    match format {
+        Format::OciDir | Format::OciArchive => write_layout(images, out),
+        Format::DockerArchive => write_docker(images, out),
+    }
 }
 
 /// Where it is to be written, links followed.
@@ -74,43 +129,53 @@ fn sync(folder: &Path) -> Result<()> {
         .map_err(Error::at("sync", folder))
 }
 
-fn write_layout(
-    source: &Source,
-    manifest: &Descriptor,
-    reference: Option<&Reference>,
-    out: &mut Out,
-) -> Result<()> {
-    let mut entry = manifest.clone();
-    entry.annotations.remove(ANNOTATION_IMAGE_NAME);
-    entry.annotations.remove(ANNOTATION_REF_NAME);
-    if let Some(reference) = reference {
-        entry
-            .annotations
-            .insert(ANNOTATION_IMAGE_NAME.into(), reference.to_string());
-        entry.annotations.insert(
-            ANNOTATION_REF_NAME.into(),
-            reference.tag().unwrap_or("latest").into(),
-        );
+fn write_layout(images: &[Part<'_>], out: &mut Out) -> Result<()> {
+    let mut entries = Vec::new();
+    let mut blobs = BTreeMap::new();
+    for &(source, manifest, references) in images {
+        entries.extend(named_entries(manifest, references));
+        let (document, _) = source.read_manifest(manifest)?;
+        for blob in [manifest, &document.config].into_iter().chain(&document.layers) {
+            blobs.entry(blob.digest).or_insert((source, blob.size));
+        }
     }
     out.add_bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    out.add_bytes("index.json", &to_json(&Index::of(vec![entry])))?;
-    let (document, _) = source.read_manifest(manifest)?;
-    let mut blobs: Vec<&Descriptor> = std::iter::once(manifest)
-        .chain([&document.config])
-        .chain(&document.layers)
-        .collect();
-    blobs.sort_by_key(|blob| blob.digest);
-    blobs.dedup_by_key(|blob| blob.digest);
-    for blob in blobs {
-        let mut content = HashingReader::new(source.blob_of(blob)?);
-        out.add(
-            &format!("blobs/sha256/{}", blob.digest.hex()),
-            blob.size,
-            &mut content,
-        )?;
-        expect(content, blob.digest, &format!("blob {}", blob.digest))?;
+    out.add_bytes("index.json", &to_json(&Index::of(entries)))?;
+    for (digest, (source, size)) in blobs {
+        let what = format!("blob {digest}");
+        let blob = source.blob(&digest)?;
+        if blob.size() != size {
+            return Err(Error::Size {
+                what,
+                expected: size,
+                actual: blob.size(),
+            });
+        }
+        let mut content = HashingReader::new(blob);
+        out.add(&format!("blobs/sha256/{}", digest.hex()), size, &mut content)?;
+        expect(content, digest, &what)?;
     }
     Ok(())
+}
+
+/// One entry of the index for each name, one without when there is none.
+fn named_entries(manifest: &Descriptor, references: &[Reference]) -> Vec<Descriptor> {
+    let mut plain = manifest.clone();
+    plain.annotations.remove(ANNOTATION_IMAGE_NAME);
+    plain.annotations.remove(ANNOTATION_REF_NAME);
+    if references.is_empty() {
+        return vec![plain];
+    }
+    let named = |reference: &Reference| {
+        let mut entry = plain.clone();
+        let tag = reference.tag().unwrap_or("latest");
+        entry.annotations.extend([
+            (ANNOTATION_IMAGE_NAME.into(), reference.to_string()),
+            (ANNOTATION_REF_NAME.into(), tag.into()),
+        ]);
+        entry
+    };
+    references.iter().map(named).collect()
 }
 
 /// What was passed on is what the digest names: damage is told here, not on the machine that the image goes to.
@@ -127,34 +192,32 @@ fn expect(content: HashingReader<impl Read>, expected: Digest, what: &str) -> Re
 }
 
 /// <https://github.com/moby/docker-image-spec>: manifest.json, the configuration, and plain layers by their diff IDs.
-fn write_docker(
-    source: &Source,
-    manifest: &Descriptor,
-    reference: Option<&Reference>,
-    out: &mut Out,
-) -> Result<()> {
-    let (document, config) = source.read_manifest(manifest)?;
-    let config_name = format!("{}.json", document.config.digest.hex());
-    // read_manifest has checked this one.
-    out.add(
-        &config_name,
-        document.config.size,
-        &mut source.blob_of(&document.config)?,
-    )?;
-    let mut layers = Vec::new();
-    for (layer, diff_id) in document.layers.iter().zip(&config.rootfs.diff_ids) {
-        let name = format!("{}/layer.tar", diff_id.hex());
-        if !layers.contains(&name) {
-            // tar wants the size first: the layer is unpacked once to count and once to write.
-            let size = io::copy(&mut plain(source, layer)?, &mut io::sink()).map_err(Error::Stream)?;
-            let mut content = HashingReader::new(plain(source, layer)?);
-            out.add(&name, size, &mut content)?;
-            expect(content, *diff_id, &format!("layer {}, unpacked,", layer.digest))?;
+fn write_docker(images: &[Part<'_>], out: &mut Out) -> Result<()> {
+    let mut written = BTreeSet::new();
+    let mut list = Vec::new();
+    for &(source, manifest, references) in images {
+        let (document, config) = source.read_manifest(manifest)?;
+        let config_name = format!("{}.json", document.config.digest.hex());
+        if written.insert(config_name.clone()) {
+            // read_manifest has checked this one.
+            let mut content = source.blob_of(&document.config)?;
+            out.add(&config_name, document.config.size, &mut content)?;
         }
-        layers.push(name);
+        let mut layers = Vec::new();
+        for (layer, diff_id) in document.layers.iter().zip(&config.rootfs.diff_ids) {
+            let name = format!("{}/layer.tar", diff_id.hex());
+            if written.insert(name.clone()) {
+                // tar wants the size first: the layer is unpacked once to count and once to write.
+                let size = io::copy(&mut plain(source, layer)?, &mut io::sink()).map_err(Error::Stream)?;
+                let mut content = HashingReader::new(plain(source, layer)?);
+                out.add(&name, size, &mut content)?;
+                expect(content, *diff_id, &format!("layer {}, unpacked,", layer.digest))?;
+            }
+            layers.push(name);
+        }
+        let tags: Vec<String> = references.iter().map(ToString::to_string).collect();
+        list.push(serde_json::json!({ "Config": config_name, "RepoTags": tags, "Layers": layers }));
     }
-    let tags: Vec<String> = reference.iter().map(ToString::to_string).collect();
-    let list = serde_json::json!([{ "Config": config_name, "RepoTags": tags, "Layers": layers }]);
     out.add_bytes("manifest.json", &to_json(&list))
 }
 
@@ -176,7 +239,8 @@ impl Temporary {
             Out::Folder(path.clone())
         } else {
             let file = File::create_new(&path).map_err(Error::at("create", &path))?;
-            Out::Archive(Box::new(tar::Builder::new(file)), path.clone())
+            let to: Box<dyn Write> = Box::new(file);
+            Out::Archive(Box::new(tar::Builder::new(to)), path.clone())
         };
         Ok((Self { path, is_ours: true }, out))
     }
@@ -195,7 +259,7 @@ impl Drop for Temporary {
 /// Where members go.
 enum Out {
     Folder(PathBuf),
-    Archive(Box<tar::Builder<File>>, PathBuf),
+    Archive(Box<tar::Builder<Box<dyn Write>>>, PathBuf),
 }
 
 impl Out {
@@ -236,7 +300,7 @@ impl Out {
                 .try_for_each(|name| sync(&folder.join(name))),
             Self::Archive(archive, _) => archive
                 .into_inner()
-                .and_then(|file| file.sync_all())
+                .and_then(|_| File::open(path)?.sync_all())
                 .map_err(Error::at("write", path)),
         }
     }

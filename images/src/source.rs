@@ -20,7 +20,7 @@ use crate::{Digest, Error, HashingReader, Reference, Result, platform};
 use nix::fcntl::OFlag;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,10 @@ use std::sync::Arc;
 const MEMBERS_MAX: usize = 65_536;
 /// Depth of indexes in indexes.
 const INDEX_DEPTH_MAX: usize = 4;
+/// How gzip data begins (RFC 1952).
+pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Piece in which a stream passes through.
+const SPOOL_BYTES: usize = 64 << 10;
 /// Links followed from a member of an old docker-archive.
 const MEMBER_LINKS_MAX: usize = 8;
 
@@ -196,8 +200,35 @@ impl Source {
         })
     }
 
+    /// Reads an archive to its end, uncompressed when it is compressed, into a file in `folder` that has no name and goes with this value.
+    pub fn from_stream(mut stream: impl Read, folder: &Path) -> Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(folder)
+            .map_err(Error::at("create a file in", folder))?;
+        let mut magic = Vec::new();
+        (&mut stream)
+            .take(2)
+            .read_to_end(&mut magic)
+            .map_err(Error::Stream)?;
+        let whole = io::Cursor::new(magic.clone()).chain(stream);
+        let mut whole: Box<dyn Read> = match magic == GZIP_MAGIC {
+            true => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+            false => Box::new(whole),
+        };
+        copy(&mut whole, &file, folder)?;
+        Self::of_archive(Path::new("the archive on standard input"), file)
+    }
+
     fn open_archive(path: &Path) -> Result<Self> {
-        let file = Arc::new(open_file(path)?);
+        Self::of_archive(path, open_file(path)?)
+    }
+
+    fn of_archive(path: &Path, file: File) -> Result<Self> {
+        let file = Arc::new(file);
         let members = Members::list(path, &file)?;
         if let Some(layout) = members.find("oci-layout") {
             check_layout(&members.read(layout, "oci-layout")?)?;
@@ -438,7 +469,7 @@ impl Members {
     fn list(path: &Path, file: &Arc<File>) -> Result<Self> {
         let size = file.metadata().map_err(Error::at("read", path))?.len();
         let mut magic = [0; 4];
-        if file.read_at(&mut magic, 0).map_err(Error::at("read", path))? >= 2 && magic[..2] == [0x1f, 0x8b] {
+        if file.read_at(&mut magic, 0).map_err(Error::at("read", path))? >= 2 && magic[..2] == GZIP_MAGIC {
             return Err(not_an_image(
                 path,
                 "the archive is compressed; decompress it with `gunzip` first",
@@ -588,6 +619,21 @@ fn check_layout(bytes: &[u8]) -> Result<()> {
         what: format!("image layout version {}", layout.version),
         why: "version 1 is".to_owned(),
     })
+}
+
+/// Copies to the end; what fails is the reading or the writing, and is told so.
+fn copy(from: &mut dyn Read, mut to: &File, folder: &Path) -> Result<()> {
+    let mut buffer = vec![0; SPOOL_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to
+                .write_all(&buffer[..count])
+                .map_err(Error::at("write to", folder))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Stream(error)),
+        }
+    }
 }
 
 /// Reads a blob to its end for its digest: for layers whose name does not tell it.

@@ -23,9 +23,11 @@
 
 mod flatten;
 mod object;
+mod repair;
 mod staging;
 mod tree;
 mod unpack;
+mod usage;
 mod verify;
 
 use std::fs::{self, File};
@@ -43,7 +45,9 @@ use staging::Staging;
 use unpack::Unpacker;
 
 pub use flatten::TreeArchive;
+pub use repair::Repaired;
 pub use tree::remove as remove_tree;
+pub use usage::{ImageUsage, Usage};
 pub use verify::{Damage, Problem};
 
 const VERSION: &str = "punnet-store 1";
@@ -518,6 +522,11 @@ impl Image {
     /// What a container of it is started with.
     pub fn container_config(&self) -> Result<ContainerConfig> {
         Ok(self.config()?.config)
+    }
+
+    /// `manifest.json` or `config.json` as it came, with what we do not know of it.
+    pub fn document(&self, name: &str) -> Result<serde_json::Value> {
+        crate::oci::parse(name, &self.read(name)?)
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! build, images, import, export, tag, rmi, prune, verify: what is done with images.
+//! build, images, tag, rmi, prune: what is done with images.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use punnet_images::build::{self, BuildOptions};
 use punnet_images::export::{self, Format};
 use punnet_images::store::Progress;
-use punnet_images::{Digest, Image, ImportOptions, Platform, Reference, Source, Store, platform};
+use punnet_images::{Image, ImportOptions, Platform, Reference, Source, Store, platform};
 use serde::Serialize;
 
 use super::{ANY, Given, JSON, Verb, Words, flag, valued};
@@ -56,50 +56,6 @@ pub const IMAGES: Verb = Verb {
     flags: &[flag("quiet", "Digests only").or('q'), JSON],
     words: Words::Between(0, 0),
     act: list,
-};
-
-/// `punnet import PATH`
-pub const IMPORT: Verb = Verb {
-    name: "import",
-    summary: "Take an image in from a file or a directory",
-    synopsis: "[--tag NAME] [--name NAME] [--platform OS/ARCH[/VARIANT]] [--expect DIGEST] PATH",
-    details: "PATH is an OCI image layout directory, an OCI archive or a docker-archive (docker save). Every digest is checked; the image is there whole or not\n\
-              at all. An image for another CPU or system is refused before any layer is read.",
-    flags: &[
-        valued("tag", "NAME", "Name it gets here [the one it has there]").or('t'),
-        valued("name", "NAME", "Which image, when PATH has several"),
-        valued(
-            "platform",
-            "PLATFORM",
-            "Take this platform's image [this board's]",
-        ),
-        valued("expect", "DIGEST", "Refuse any other manifest"),
-        flag(
-            "keep-blobs",
-            "Keep the layers as they are too, so that export gives the same digests",
-        ),
-        JSON,
-    ],
-    words: Words::Between(1, 1),
-    act: import,
-};
-
-/// `punnet export IMAGE`
-pub const EXPORT: Verb = Verb {
-    name: "export",
-    summary: "Write an image to a file or a directory",
-    synopsis: "--output PATH [--format oci-archive|oci-dir|docker-archive] IMAGE",
-    details: "Images built here, or imported with --keep-blobs, keep their digests. Of others only the unpacked files are stored: they cannot be exported.",
-    flags: &[
-        valued("output", "PATH", "Where to").or('o'),
-        valued(
-            "format",
-            "FORMAT",
-            "oci-archive, oci-dir or docker-archive [oci-archive; oci-dir when PATH ends in '/']",
-        ),
-    ],
-    words: Words::Between(1, 1),
-    act: export,
 };
 
 /// `punnet tag IMAGE NAME`
@@ -152,17 +108,6 @@ pub const PRUNE: Verb = Verb {
         }
         Ok(ExitCode::SUCCESS)
     },
-};
-
-/// `punnet verify`
-pub const VERIFY: Verb = Verb {
-    name: "verify",
-    summary: "Check every file of images against its digest",
-    synopsis: "[IMAGE...]",
-    details: "All images when none is named. Exit status 1 when anything is damaged; each damaged file is printed.",
-    flags: &[],
-    words: Words::Between(0, ANY),
-    act: verify,
 };
 
 /// The store over this data root.
@@ -222,73 +167,9 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn import(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
-    let store = store(roots)?;
-    let source = Source::open(&given.words()[0])?;
-    let own_name = || {
-        let images = source.images();
-        let wanted = given.one("name").map(str::to_string);
-        wanted.or_else(|| images.first().filter(|_| images.len() == 1)?.name.clone())
-    };
-    let reference = match given.one("tag") {
-        Some(tag) => Some(tag.parse::<Reference>()?),
-        // A name in a layout may be a bare tag or anything else: then the image has only its digest here.
-        None => own_name().and_then(|name| name.parse().ok()),
-    };
-    let mut shown = ShownProgress::new(given.has("json"));
-    let mut progress = |progress| shown.show(progress);
-    let mut options = ImportOptions {
-        name: given.one("name"),
-        platform: platform_option(&given)?.unwrap_or_else(platform::host),
-        reference,
-        expect: given.one("expect").map(str::parse::<Digest>).transpose()?,
-        keep_blobs: given.has("keep-blobs"),
-        progress: &mut progress,
-    };
-    let image = store.import(&source, &mut options)?;
-    shown.end();
-    if given.has("json") {
-        rows(&image).iter().for_each(print_json);
-    } else {
-        println!("{}", image.manifest);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn export(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
-    let output = given
-        .one("output")
-        .ok_or_else(|| CliError::Usage("punnet export needs --output PATH".into()))?;
-    let image = store(roots)?.get(given.text(0)?)?;
-    let layout = image
-        .layout()
-        .ok_or_else(|| CliError::NoBlobs(given.text(0).unwrap_or_default().into()))?;
-    let source = Source::open(&layout)?;
-    let descriptor = source
-        .index()
-        .manifests
-        .iter()
-        .find(|entry| entry.digest == image.manifest);
-    let descriptor = descriptor.ok_or_else(|| CliError::NoBlobs(image.manifest.to_string()))?;
-    // The name it was asked for by, or the first of its names.
-    let asked = given
-        .text(0)?
-        .parse::<Reference>()
-        .ok()
-        .filter(|reference| image.references.contains(reference));
-    let reference = asked.or_else(|| image.references.first().cloned());
-    export::write(
-        &source,
-        descriptor,
-        reference.as_ref(),
-        format_of(&given, output)?,
-        Path::new(output),
-    )?;
-    Ok(ExitCode::SUCCESS)
-}
-
+/// What `images` and `load` print of an image under one of its names.
 #[derive(Serialize)]
-struct Row {
+pub struct Row {
     reference: Option<String>,
     manifest: String,
     size_bytes: u64,
@@ -296,7 +177,7 @@ struct Row {
 }
 
 /// One row for each name.
-fn rows(image: &Image) -> Vec<Row> {
+pub fn rows(image: &Image) -> Vec<Row> {
     let row = |reference| Row {
         reference,
         manifest: image.manifest.to_string(),
@@ -369,33 +250,6 @@ fn remove(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     }
 }
 
-fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
-    let store = store(roots)?;
-    let images = match given.texts(0)?.as_slice() {
-        [] => store.list()?,
-        names => names
-            .iter()
-            .map(|name| store.get(name))
-            .collect::<Result<_, _>>()?,
-    };
-    let mut damaged = 0;
-    for image in &images {
-        let problems = store.verify(image)?;
-        problems
-            .iter()
-            .for_each(|problem| println!("{} {problem}", image.manifest));
-        damaged += usize::from(!problems.is_empty());
-    }
-    if damaged == 0 {
-        Ok(ExitCode::SUCCESS)
-    } else {
-        Err(CliError::Damaged {
-            damaged,
-            all: images.len(),
-        })
-    }
-}
-
 /// Manifests that containers here were made from.
 fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>, CliError> {
     let folders = Folders::all(roots)?;
@@ -406,7 +260,8 @@ fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>, CliError> {
         .collect())
 }
 
-fn platform_option(given: &Given) -> Result<Option<Platform>, CliError> {
+/// `--platform`.
+pub fn platform_option(given: &Given) -> Result<Option<Platform>, CliError> {
     Ok(given.one("platform").map(str::parse::<Platform>).transpose()?)
 }
 
@@ -420,7 +275,8 @@ fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
     given.all(long).map(pair).collect()
 }
 
-fn format_of(given: &Given, output: &str) -> Result<Format, CliError> {
+/// `--format`, or what the path says.
+pub fn format_of(given: &Given, output: &str) -> Result<Format, CliError> {
     match given.one("format") {
         None if output.ends_with('/') => Ok(Format::OciDir),
         None | Some("oci-archive") => Ok(Format::OciArchive),
@@ -430,7 +286,8 @@ fn format_of(given: &Given, output: &str) -> Result<Format, CliError> {
     }
 }
 
-fn print_json(value: &impl Serialize) {
+/// One line of JSON on standard output.
+pub fn print_json(value: &impl Serialize) {
     println!(
         "{}",
         serde_json::to_string(value).expect("rows of strings and numbers are always JSON")
@@ -459,20 +316,22 @@ impl Drop for Scratch {
 }
 
 /// Progress on a terminal as a line that changes, in JSON as events, elsewhere not at all.
-struct ShownProgress {
+pub struct ShownProgress {
     json: bool,
     line: bool,
 }
 
 impl ShownProgress {
-    fn new(json: bool) -> Self {
+    /// In JSON or for people.
+    pub fn new(json: bool) -> Self {
         Self {
             json,
             line: !json && std::io::stderr().is_terminal(),
         }
     }
 
-    fn show(&mut self, progress: Progress) {
+    /// Shows one.
+    pub fn show(&mut self, progress: Progress) {
         let Progress {
             layer,
             layers,
@@ -494,7 +353,8 @@ impl ShownProgress {
         }
     }
 
-    fn end(&self) {
+    /// Takes the line away again.
+    pub fn end(&self) {
         if self.line {
             eprint!("\r\x1b[K");
         }

@@ -2,13 +2,19 @@
 
 mod agent;
 #[cfg(feature = "images")]
+mod archives;
+#[cfg(feature = "images")]
 mod containers;
 #[cfg(feature = "images")]
 mod images;
 #[cfg(feature = "images")]
+mod inspect;
+#[cfg(feature = "images")]
 mod options;
 #[cfg(feature = "images")]
 mod run;
+#[cfg(feature = "images")]
+mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -113,9 +119,15 @@ pub const VERBS: &[Verb] = &[
     #[cfg(feature = "images")]
     images::IMAGES,
     #[cfg(feature = "images")]
-    images::IMPORT,
+    inspect::INSPECT,
     #[cfg(feature = "images")]
-    images::EXPORT,
+    inspect::HISTORY,
+    #[cfg(feature = "images")]
+    inspect::DU,
+    #[cfg(feature = "images")]
+    archives::LOAD,
+    #[cfg(feature = "images")]
+    archives::SAVE,
     #[cfg(feature = "images")]
     images::TAG,
     #[cfg(feature = "images")]
@@ -123,7 +135,7 @@ pub const VERBS: &[Verb] = &[
     #[cfg(feature = "images")]
     images::PRUNE,
     #[cfg(feature = "images")]
-    images::VERIFY,
+    verify::VERIFY,
     #[cfg(feature = "agent")]
     agent::AGENT,
     agent::COMPLETION,
@@ -131,6 +143,12 @@ pub const VERBS: &[Verb] = &[
 
 /// Looks a verb up.
 pub fn find(name: &OsStr) -> Result<&'static Verb, CliError> {
+    // What they were called before they had Docker's names.
+    let name = match name.to_str() {
+        Some("import") => OsStr::new("load"),
+        Some("export") => OsStr::new("save"),
+        _ => name,
+    };
     let unknown = || CliError::Usage(format!("there is no verb {:?}", name.to_string_lossy()));
     VERBS.iter().find(|verb| verb.name == name).ok_or_else(unknown)
 }

@@ -6,6 +6,7 @@
 
 mod bad_messages;
 mod fleet;
+mod store_verbs;
 mod support;
 mod tools;
 mod verbs;

@@ -117,7 +117,7 @@ fn an_image_for_another_cpu_or_system_is_refused_in_one_sentence() {
     for (platform, words) in [("linux/riscv64", "riscv64"), ("windows/amd64", "windows")] {
         let layout = stand.path().join(platform.replace('/', "-"));
         stand.build_hello_for(platform, &layout).unwrap();
-        let complaint = fails(stand.punnet(&["import"]).arg(&layout), 1);
+        let complaint = fails(stand.punnet(&["load"]).arg(&layout), 1);
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
         assert!(
             complaint.contains(words) && complaint.contains("linux/"),
@@ -167,30 +167,30 @@ fn damage_in_the_store_is_found_and_named() {
 }
 
 #[test]
-fn images_survive_export_and_import_with_their_digest() {
+fn images_survive_save_and_load_with_their_digest() {
     let stand = stand_with_image();
     let digest = ok(&mut stand.punnet(&["images", "--quiet"]));
     for (format, name) in [("oci-archive", "a.tar"), ("oci-dir", "a-dir")] {
         let path = stand.path().join(name);
         ok(stand
-            .punnet(&["export", "--format", format, "--output"])
+            .punnet(&["save", "--format", format, "--output"])
             .arg(&path)
             .arg("hello"));
         ok(&mut stand.punnet(&["rmi", "hello"]));
         assert_eq!(
             ok(stand
-                .punnet(&["import", "--tag", "hello", "--keep-blobs"])
+                .punnet(&["load", "--tag", "hello", "--keep-blobs"])
                 .arg(&path)),
             digest
         );
     }
     let path = stand.path().join("docker.tar");
     ok(stand
-        .punnet(&["export", "--format", "docker-archive", "--output"])
+        .punnet(&["save", "--format", "docker-archive", "--output"])
         .arg(&path)
         .arg("hello"));
     ok(&mut stand.punnet(&["rmi", "hello"]));
-    ok(stand.punnet(&["import"]).arg(&path));
+    ok(stand.punnet(&["load"]).arg(&path));
     assert!(
         ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"])).contains("hello from a scratch container")
     );

@@ -273,7 +273,7 @@ impl Executor {
         let (punnet, blobs) = (self.punnet.clone(), self.blobs.clone());
         self.spawn(async move {
             let args = [
-                "import".into(),
+                "load".into(),
                 "--json".into(),
                 "--expect".into(),
                 image.to_string().into(),

@@ -37,7 +37,7 @@ const UNPACKED_BYTES_MAX: u64 = 64 << 30;
 const TRAILER_BYTES_MAX: u64 = 1 << 20;
 
 /// Piece in which file contents pass through.
-const COPY_BYTES: usize = 64 * 1024;
+pub(super) const COPY_BYTES: usize = 64 * 1024;
 
 /// Bytes between two calls of `progress`.
 const PROGRESS_BYTES: u64 = 1 << 20;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,8 @@ pub struct Problem {
     pub path: PathBuf,
     /// What is wrong with it.
     pub damage: Damage,
+    /// The object that it must be.
+    pub(super) object: Digest,
 }
 
 /// What can be wrong with a file.
@@ -60,51 +63,78 @@ impl std::fmt::Display for Problem {
 
 /// Checks all files of the image in this folder of the store.
 pub fn verify(folder: &Path) -> Result<Vec<Problem>> {
-    let list = folder.join("files");
-    let mut records = BufReader::new(File::open(&list).map_err(Error::at("open", &list))?);
     let root = tree::open_folder(&folder.join("rootfs"))?;
     let mut problems = Vec::new();
-    let mut record = Vec::new();
+    for_each_file(folder, |record| {
+        problems.extend(check_path(&root, record)?.map(|damage| Problem {
+            path: record.path.into(),
+            damage,
+            object: record.object,
+        }));
+        Ok(())
+    })?;
+    Ok(problems)
+}
+
+/// What is wrong with one file, if anything.
+pub fn check_path(root: &OwnedFd, record: &Record<'_>) -> Result<Option<Damage>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    Ok(match tree::open(root, record.path, flags) {
+        Ok(fd) => check(&tree::as_file(&fd, record.path)?, &record.object, record.size)
+            .unwrap_or(Some(Damage::Unreadable)),
+        Err(nix::errno::Errno::EACCES | nix::errno::Errno::EIO) => Some(Damage::Unreadable),
+        Err(_) => Some(Damage::Missing),
+    })
+}
+
+/// One regular file of an image.
+pub struct Record<'a> {
+    /// Name of its object.
+    pub object: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// Its path in the image.
+    pub path: &'a Path,
+}
+
+/// Goes through the list of an image's files.
+pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<()>) -> Result<()> {
+    let list = folder.join("files");
+    let mut records = BufReader::new(File::open(&list).map_err(Error::at("open", &list))?);
+    let mut bytes = Vec::new();
     loop {
-        record.clear();
+        bytes.clear();
         let read = (&mut records)
             .take(RECORD_BYTES_MAX)
-            .read_until(0, &mut record)
+            .read_until(0, &mut bytes)
             .map_err(Error::at("read", &list))?;
         if read == 0 {
-            return Ok(problems);
+            return Ok(());
         }
-        let (name, size, path) = parse(&record)
-            .ok_or_else(|| Error::malformed("the image's list of files", "a record is cut or altered"))?;
-        let opened = tree::open(
-            &root,
-            path,
-            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK,
-        );
-        let damage = match opened {
-            Ok(fd) => check(&tree::as_file(&fd, path)?, &name, size).unwrap_or(Some(Damage::Unreadable)),
-            Err(nix::errno::Errno::EACCES | nix::errno::Errno::EIO) => Some(Damage::Unreadable),
-            Err(_) => Some(Damage::Missing),
-        };
-        problems.extend(damage.map(|damage| Problem {
-            path: path.into(),
-            damage,
-        }));
+        let record = parse(&bytes).ok_or_else(|| {
+            Error::malformed(
+                "the image's list of files",
+                "a record is cut or altered: remove the image and load it again",
+            )
+        })?;
+        act(&record)?;
     }
 }
 
 /// `<64 hex> <size> <path>\0`
-fn parse(record: &[u8]) -> Option<(Digest, u64, &Path)> {
+fn parse(record: &[u8]) -> Option<Record<'_>> {
     let record = record.strip_suffix(&[0])?;
     let (name, rest) = record.split_at_checked(64)?;
     let rest = rest.strip_prefix(b" ")?;
     let space = rest.iter().position(|&b| b == b' ')?;
-    let name = Digest::from_hex(std::str::from_utf8(name).ok()?)?;
+    let object = Digest::from_hex(std::str::from_utf8(name).ok()?)?;
     let size = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
-    Some((name, size, Path::new(OsStr::from_bytes(&rest[space + 1..]))))
+    let path = Path::new(OsStr::from_bytes(&rest[space + 1..]));
+    Some(Record { object, size, path })
 }
 
-fn check(file: &File, name: &Digest, expected: u64) -> io::Result<Option<Damage>> {
+/// What is wrong with an open file, if anything.
+pub fn check(file: &File, name: &Digest, expected: u64) -> io::Result<Option<Damage>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(Some(Damage::Missing));

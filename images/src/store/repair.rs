@@ -1,0 +1,217 @@
+//! Puts back what is damaged, and nothing else: layers are read only until every damaged file has been found in them.
+//!
+//! A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
+//! interrupted is found by the next `verify` and repaired again. Directories keep their times. Files that a running container has open stay
+//! what they are for it until it opens them again.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, FlockArg, OFlag, renameat};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
+use nix::unistd::syncfs;
+use sha2::Digest as _;
+
+use super::object::Metadata;
+use super::staging::Staging;
+use super::unpack::COPY_BYTES;
+use super::verify::{self, Problem};
+use super::{Image, Store, tree};
+use crate::decompress::decompressed;
+use crate::oci::Descriptor;
+use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
+use crate::{Digest, Error, Result};
+
+/// What has been put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Repaired {
+    /// Different files.
+    pub files: u64,
+    /// Paths in all images.
+    pub paths: u64,
+    /// Bytes of layers, as transferred, that were read for it.
+    pub read_bytes: u64,
+}
+
+/// Objects that are looked for, and their size.
+type Wanted = BTreeMap<Digest, u64>;
+
+impl Store {
+    /// Repairs what [`Store::verify`] has found in this image. `fetch` opens a layer as it is transferred. What no layer has stays damaged.
+    pub fn repair(
+        &self,
+        image: &Image,
+        problems: &[Problem],
+        fetch: &mut dyn FnMut(&Descriptor) -> Result<Box<dyn Read>>,
+    ) -> Result<Repaired> {
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        let mut wanted = Wanted::new();
+        verify::for_each_file(&image.folder, |record| {
+            if problems.iter().any(|problem| problem.object == record.object) {
+                wanted.insert(record.object, record.size);
+            }
+            Ok(())
+        })?;
+        let mut repaired = Repaired::default();
+        let staging = Staging::make(&self.root.join("staging"))?;
+        self.find_stored(&mut wanted, &staging)?;
+        for layer in image.manifest_document()?.layers.iter().rev() {
+            if wanted.is_empty() {
+                break;
+            }
+            let mut read = 0;
+            let blob = Counted {
+                inner: fetch(layer)?,
+                read: &mut read,
+            };
+            let found = self.find(&mut *decompressed(blob, layer)?, &mut wanted, &staging);
+            repaired.read_bytes += read;
+            found.map_err(|source| Error::Layer {
+                digest: layer.digest,
+                source: Box::new(source),
+            })?;
+        }
+        let images = self.list()?;
+        for object in fs::read_dir(staging.path()).map_err(Error::at("list", staging.path()))? {
+            let object = object.map_err(Error::at("list", staging.path()))?;
+            let Some(digest) = object.file_name().to_str().and_then(Digest::from_hex) else {
+                continue;
+            };
+            repaired.paths += self.replace(&object.path(), &digest, &images)?;
+            repaired.files += 1;
+        }
+        Ok(repaired)
+    }
+
+    /// What is merely missing from this image may be whole as an object.
+    fn find_stored(&self, wanted: &mut Wanted, staging: &Staging) -> Result<()> {
+        let whole: Vec<Digest> = wanted
+            .iter()
+            .filter(|&(object, &size)| {
+                let file = File::open(self.object_path(object));
+                file.and_then(|file| verify::check(&file, object, size))
+                    .is_ok_and(|damage| damage.is_none())
+            })
+            .map(|(object, _)| *object)
+            .collect();
+        for object in whole {
+            let (from, place) = (self.object_path(&object), staging.path().join(object.hex()));
+            fs::hard_link(&from, &place).map_err(Error::at("create", &place))?;
+            wanted.remove(&object);
+        }
+        Ok(())
+    }
+
+    fn object_path(&self, object: &Digest) -> PathBuf {
+        let hex = object.hex();
+        self.root.join("objects").join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Reads a layer as far as needed and keeps what is wanted of it, durably.
+    fn find(&self, layer: &mut dyn Read, wanted: &mut Wanted, staging: &Staging) -> Result<()> {
+        let mut archive = TarStream::new(Sequential(layer));
+        while let Some(entry) = archive.next_entry()? {
+            if entry.kind != EntryKind::File || !wanted.values().any(|&size| size == entry.size) {
+                continue;
+            }
+            let (found, path) = write_object(&entry, &mut archive, staging.path())?;
+            if wanted.remove(&found).is_some() {
+                let place = staging.path().join(found.hex());
+                fs::rename(&path, &place).map_err(Error::at("create", &place))?;
+            }
+            if wanted.is_empty() {
+                break;
+            }
+        }
+        let folder = File::open(staging.path()).map_err(Error::at("open", staging.path()))?;
+        syncfs(&folder).map_err(Error::at("sync", staging.path()))
+    }
+
+    /// Puts a good copy into the place of the object and of every path that is to be it.
+    fn replace(&self, good: &Path, digest: &Digest, images: &[Image]) -> Result<u64> {
+        let mut paths = 0;
+        for image in images {
+            let root = tree::open_folder(&image.rootfs())?;
+            verify::for_each_file(&image.folder, |record| {
+                if record.object == *digest && verify::check_path(&root, record)?.is_some() {
+                    put(good, &root, record.path)?;
+                    paths += 1;
+                }
+                Ok(())
+            })?;
+        }
+        let object = self.object_path(digest);
+        fs::rename(good, &object).map_err(Error::at("replace", &object))?;
+        let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
+        syncfs(&root).map_err(Error::at("sync", &self.root))?;
+        Ok(paths)
+    }
+}
+
+/// One more link to the good copy, in the place of what is there; the directory keeps its times.
+fn put(good: &Path, root: &OwnedFd, path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
+    let folder = tree::open(root, tree::at_root(parent), flags).map_err(Error::at("open", parent))?;
+    let before = tree::as_file(&folder, parent)?
+        .metadata()
+        .map_err(Error::at("look at", parent))?;
+    let failed = |errno: nix::errno::Errno| Error::io("repair", path, errno);
+    let link = good.with_file_name("link");
+    fs::hard_link(good, &link).map_err(Error::at("create", &link))?;
+    renameat(
+        AT_FDCWD,
+        &link,
+        &folder,
+        path.file_name().unwrap_or(OsStr::new("")),
+    )
+    .map_err(failed)?;
+    let mtime = TimeSpec::new(before.mtime() as _, before.mtime_nsec() as _);
+    futimens(&folder, &mtime, &mtime).map_err(failed)
+}
+
+/// Writes an entry as the store would have it; its object's name, and where it is for now.
+fn write_object<R: crate::tar_stream::Advance>(
+    entry: &Entry,
+    archive: &mut TarStream<R>,
+    staging: &Path,
+) -> Result<(Digest, PathBuf)> {
+    let path = staging.join("file");
+    let metadata = Metadata::of_entry(entry);
+    let mut hasher = metadata.hasher(entry.size);
+    let mut file = File::create(&path).map_err(Error::at("create", &path))?;
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let read = archive.read(&mut buffer).map_err(Error::Stream)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        file.write_all(&buffer[..read])
+            .map_err(Error::at("write", &path))?;
+    }
+    metadata
+        .apply(file.as_fd())
+        .map_err(Error::at("set the metadata of", &path))?;
+    Ok((Digest::from_bytes(hasher.finalize().into()), path))
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    inner: Box<dyn Read>,
+    read: &'a mut u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        *self.read += count as u64;
+        Ok(count)
+    }
+}

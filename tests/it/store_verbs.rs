@@ -1,0 +1,197 @@
+//! save, load, inspect, history, du, verify --repair through the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use xtask::stand::{Stand, json_of};
+
+use crate::support::{fails, ok, output, stand_with_image};
+
+/// The image again, without its layers.
+fn forget_layers(stand: &Stand) -> PathBuf {
+    let archive = stand.path().join("with-layers.tar");
+    ok(stand.punnet(&["save", "--output"]).arg(&archive).arg("hello"));
+    ok(&mut stand.punnet(&["rmi", "hello"]));
+    ok(stand.punnet(&["load", "--tag", "hello"]).arg(&archive));
+    archive
+}
+
+fn inspected(stand: &Stand) -> Value {
+    json_of(&mut stand.punnet(&["inspect", "hello"])).unwrap()[0].clone()
+}
+
+fn only_image(stand: &Stand) -> PathBuf {
+    inspected(stand)["rootfs"].as_str().unwrap().into()
+}
+
+#[test]
+fn an_archive_passes_through_pipes_compressed_or_not() {
+    let stand = stand_with_image();
+    let digest = ok(&mut stand.punnet(&["images", "--quiet"]));
+    let saved = output(&mut stand.punnet(&["save", "hello"]));
+    assert!(saved.status.success());
+    let plain = stand.path().join("plain.tar");
+    std::fs::write(&plain, &saved.stdout).unwrap();
+    ok(Command::new("gzip").arg("--keep").arg(&plain));
+    let compressed = stand.path().join("plain.tar.gz");
+    let from_pipe = |path: &Path| {
+        let mut cat = Command::new("cat")
+            .arg(path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let shown = ok(stand.punnet(&["load"]).stdin(cat.stdout.take().unwrap()));
+        assert!(cat.wait().unwrap().success());
+        shown
+    };
+    let from_file = |path: &Path| {
+        ok(stand
+            .punnet(&["load", "-"])
+            .stdin(std::fs::File::open(path).unwrap()))
+    };
+    let by_path = |path: &Path| ok(stand.punnet(&["load", "--input"]).arg(path));
+    for path in [&plain, &compressed] {
+        for load in [&from_pipe as &dyn Fn(&Path) -> String, &from_file, &by_path] {
+            ok(&mut stand.punnet(&["rmi", "hello"]));
+            assert_eq!(load(path), digest, "{}", path.display());
+            assert!(ok(&mut stand.punnet(&["images"])).contains("hello:latest"));
+        }
+    }
+    // Nothing of what came through the pipe is left.
+    let data = stand.path().join("data/store");
+    let left = std::fs::read_dir(&data)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, ["images", "lock", "objects", "refs", "staging", "version"]);
+}
+
+#[test]
+fn an_archive_that_ends_early_loads_nothing() {
+    let stand = stand_with_image();
+    let saved = output(&mut stand.punnet(&["save", "--format", "docker-archive", "hello"])).stdout;
+    ok(&mut stand.punnet(&["rmi", "hello"]));
+    let cut = stand.path().join("cut.tar");
+    std::fs::write(&cut, &saved[..saved.len() / 2]).unwrap();
+    fails(
+        stand.punnet(&["load"]).stdin(std::fs::File::open(&cut).unwrap()),
+        1,
+    );
+    assert!(ok(&mut stand.punnet(&["images", "--quiet"])).is_empty());
+}
+
+#[test]
+fn an_image_without_its_layers_is_saved_as_one_and_runs_elsewhere() {
+    let stand = stand_with_image();
+    forget_layers(&stand);
+    let archive = stand.path().join("one.tar");
+    let first = output(stand.punnet(&["save", "--output"]).arg(&archive).arg("hello"));
+    assert!(first.status.success());
+    let told = String::from_utf8_lossy(&first.stderr);
+    assert!(told.contains("written as one layer"), "{told}");
+    let again = stand.path().join("again.tar");
+    ok(stand.punnet(&["save", "--output"]).arg(&again).arg("hello"));
+    assert_eq!(std::fs::read(&archive).unwrap(), std::fs::read(again).unwrap());
+    ok(&mut stand.punnet(&["rmi", "hello"]));
+    ok(stand.punnet(&["load"]).arg(&archive));
+    let greeting = ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
+    assert!(greeting.contains("hello from a scratch container"));
+}
+
+#[test]
+fn several_images_travel_in_one_archive() {
+    let stand = stand_with_image();
+    let context = stand.path().join("hello");
+    ok(stand
+        .punnet(&["build", "--label", "other=1", "--tag", "other"])
+        .arg(context));
+    let before = ok(&mut stand.punnet(&["images", "--json"]));
+    for format in ["oci-archive", "docker-archive"] {
+        let archive = stand.path().join(format);
+        let words = ["save", "--format", format, "--output"];
+        ok(stand.punnet(&words).arg(&archive).args(["hello", "other"]));
+        ok(&mut stand.punnet(&["rmi", "hello", "other"]));
+        ok(stand.punnet(&["load", "--keep-blobs"]).arg(&archive));
+        let names = |json: &str| -> Vec<Value> {
+            let rows: Value = serde_json::from_str(json).unwrap();
+            rows.as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["reference"].clone())
+                .collect()
+        };
+        let after = ok(&mut stand.punnet(&["images", "--json"]));
+        assert_eq!(names(&after), names(&before));
+        if format == "oci-archive" {
+            assert_eq!(after, before, "digests stay");
+        }
+    }
+}
+
+#[test]
+fn damage_is_repaired_from_the_layers_and_only_that() {
+    let stand = stand_with_image();
+    let archive = forget_layers(&stand);
+    let root = only_image(&stand);
+    let program = root.join("hello");
+    let cut = || {
+        std::fs::File::options()
+            .write(true)
+            .open(&program)
+            .unwrap()
+            .set_len(0)
+            .unwrap()
+    };
+    cut();
+    let complaint = fails(&mut stand.punnet(&["verify", "--repair"]), 1);
+    assert!(complaint.contains("--from"), "{complaint}");
+    let shown = ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
+    assert!(shown.contains("repaired 1 files under 1 paths"), "{shown}");
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
+    // A name that is gone comes back from the object, without a layer.
+    std::fs::remove_file(&program).unwrap();
+    let shown = ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
+    assert!(shown.contains("from 0 KiB"), "{shown}");
+    let greeting = ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
+    assert!(greeting.contains("hello from a scratch container"));
+}
+
+#[test]
+fn what_an_image_is_and_takes_is_told() {
+    let stand = stand_with_image();
+    let image = inspected(&stand);
+    assert_eq!(image["references"], serde_json::json!(["hello:latest"]));
+    assert_eq!(image["layers_kept"], true);
+    assert_eq!(
+        image["config"]["config"]["Entrypoint"],
+        serde_json::json!(["/hello"])
+    );
+    let steps = json_of(&mut stand.punnet(&["history", "--json", "hello"])).unwrap();
+    let steps = steps.as_array().unwrap();
+    assert!(
+        steps
+            .iter()
+            .any(|step| step["created_by"].as_str().unwrap().starts_with("COPY")
+                && step["size_bytes"].as_u64().unwrap() > 0)
+    );
+    assert!(ok(&mut stand.punnet(&["history", "hello"])).contains("COPY"));
+    let usage = json_of(&mut stand.punnet(&["du", "--json"])).unwrap();
+    let alone = &usage["images"][0];
+    assert_eq!(
+        (&alone["shared_bytes"], &usage["garbage_bytes"]),
+        (&0.into(), &0.into())
+    );
+    assert!(alone["layers_bytes"].as_u64().unwrap() > 0);
+    // The same files under another configuration cost nothing.
+    let context = stand.path().join("hello");
+    ok(stand
+        .punnet(&["build", "--label", "other=1", "--tag", "other"])
+        .arg(context));
+    let usage = json_of(&mut stand.punnet(&["du", "--json"])).unwrap();
+    for image in usage["images"].as_array().unwrap() {
+        assert_eq!(image["shared_bytes"], image["files_bytes"]);
+    }
+    assert!(ok(&mut stand.punnet(&["du"])).contains("other:latest"));
+}
