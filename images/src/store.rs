@@ -41,16 +41,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{ContainerConfig, Descriptor, ImageConfig, Manifest, Platform, to_json};
 use crate::{Digest, Error, HashingReader, Reference, Result, Source};
-use staging::Staging;
 use unpack::Unpacker;
 
 pub use flatten::TreeArchive;
 pub use repair::Repaired;
+pub use staging::Staging;
 pub use tree::remove as remove_tree;
 pub use usage::{ImageUsage, Usage};
 pub use verify::{Damage, Problem};
 
 const VERSION: &str = "punnet-store 1";
+
+/// How often an image is unpacked that others remove again and again: more than once is rare, for ever is wrong.
+const IMPORT_ATTEMPTS_MAX: u32 = 3;
+
+/// Beginning of the names of files that are being written; no reference begins so.
+const TEMPORARY: &str = ".new-";
 
 /// Name of the list of hard links in an image's folder.
 const LINKS: &str = "links";
@@ -133,8 +139,11 @@ impl Store {
             let path = store.root.join(folder);
             fs::create_dir_all(&path).map_err(Error::at("create", &path))?;
         }
-        let private = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(&store.root, private).map_err(Error::at("protect", &store.root))?;
+        let found = fs::metadata(&store.root).map_err(Error::at("look at", &store.root))?;
+        if found.permissions().mode() & 0o777 != 0o700 {
+            let private = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(&store.root, private).map_err(Error::at("protect", &store.root))?;
+        }
         let version = store.root.join("version");
         match fs::read_to_string(&version) {
             Ok(found) if found.trim_end() == VERSION => {}
@@ -150,8 +159,39 @@ impl Store {
             }
             Err(error) => return Err(Error::io("read", &version, error)),
         }
-        staging::remove_abandoned(&store.root.join("staging"))?;
+        store.clear_abandoned()?;
         Ok(store)
+    }
+
+    /// Removes what interrupted work has left, unless somebody is adding: then the next one does. A store on a disk that cannot be written to can be read.
+    fn clear_abandoned(&self) -> Result<()> {
+        let staging = self.root.join("staging");
+        if entries(&staging)?.is_empty() {
+            return Ok(());
+        }
+        match self.lock(FlockArg::LockExclusiveNonblock) {
+            Ok(_lock) => staging::remove_abandoned(&staging),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The lock of who adds. While it is held nothing of an interrupted import is there: files of it would look like those of an image.
+    fn lock_to_add(&self) -> Result<Flock<File>> {
+        let staging = self.root.join("staging");
+        loop {
+            let lock = self.lock(FlockArg::LockShared)?;
+            if !staging::is_abandoned(&staging)? {
+                return Ok(lock);
+            }
+            drop(lock);
+            let _lock = self.lock(FlockArg::LockExclusive)?;
+            staging::remove_abandoned(&staging)?;
+        }
+    }
+
+    /// A folder on the store's disk for work in progress.
+    pub fn scratch(&self) -> Result<Staging> {
+        Staging::make(&self.root.join("staging"))
     }
 
     /// Takes an image in: chosen by platform, every digest checked, whole or not at all.
@@ -164,14 +204,21 @@ impl Store {
                 actual: descriptor.digest,
             });
         }
-        let _lock = self.lock(FlockArg::LockShared)?;
-        if !self.folder(&descriptor.digest).is_dir() {
-            self.unpack(source, &descriptor, options)?;
+        let _lock = self.lock_to_add()?;
+        for _ in 0..IMPORT_ATTEMPTS_MAX {
+            if !self.folder(&descriptor.digest).is_dir() {
+                self.unpack(source, &descriptor, options)?;
+            }
+            if let Some(reference) = &options.reference {
+                self.write_reference(reference, &descriptor.digest)?;
+            }
+            match self.load(&descriptor.digest) {
+                // Somebody removed it just now.
+                Err(Error::NotFound { .. }) => {}
+                other => return other,
+            }
         }
-        if let Some(reference) = &options.reference {
-            self.write_reference(reference, &descriptor.digest)?;
-        }
-        self.load(&descriptor.digest)
+        Err(self.not_found(&descriptor.digest.to_string()))
     }
 
     /// Unpacks into staging, makes it durable, and only then gives it its place.
@@ -288,11 +335,15 @@ impl Store {
 
     /// Gives an image one more name, which another image may lose by that.
     pub fn tag(&self, image: &Image, reference: &Reference) -> Result<()> {
+        let _lock = self.lock_to_add()?;
+        // Not when it is being removed: a name would be left that names nothing.
+        self.load(&image.manifest)?;
         self.write_reference(reference, &image.manifest)
     }
 
     /// Removes a name, and the image with its last name. Returns the image when it is gone.
     pub fn remove(&self, name: &str) -> Result<Option<Digest>> {
+        let lock = self.lock_to_add()?;
         let image = self.get(name)?;
         let by_name = name
             .parse::<Reference>()
@@ -327,6 +378,7 @@ impl Store {
             }
         }
         self.remove_image(&image.manifest)?;
+        drop(lock);
         // Only with nobody adding: an object with one link may be on its way into a new image.
         if let Ok(_lock) = self.lock(FlockArg::LockExclusiveNonblock) {
             self.remove_garbage()?;
@@ -337,6 +389,8 @@ impl Store {
     /// Removes images without a name that nobody says are in use, and files that no image has.
     pub fn prune(&self, in_use: impl Fn(&Digest) -> bool) -> Result<Pruned> {
         let _lock = self.lock(FlockArg::LockExclusive)?;
+        staging::remove_abandoned(&self.root.join("staging"))?;
+        self.remove_unfinished()?;
         let mut images = 0;
         for image in self
             .list()?
@@ -364,6 +418,28 @@ impl Store {
         fs::rename(&place, staging.path().join("removed")).map_err(Error::at("remove", &place))?;
         sync_folder(&self.root.join("images"))?;
         staging.remove()
+    }
+
+    /// Files that somebody was writing when it was interrupted, and names of images that are gone.
+    fn remove_unfinished(&self) -> Result<()> {
+        for path in entries(&self.root)?
+            .into_iter()
+            .chain(entries(&self.root.join("refs"))?)
+        {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let is_dangling = || {
+                let reference = reference_of(&name)?;
+                self.read_reference(&reference).ok().filter(Option::is_none)
+            };
+            if name.starts_with(TEMPORARY) || (path.parent() != Some(&self.root) && is_dangling().is_some()) {
+                fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     fn remove_garbage(&self) -> Result<Pruned> {
@@ -396,7 +472,7 @@ impl Store {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            let Ok(reference) = name.replace('+', "/").parse::<Reference>() else {
+            let Some(reference) = reference_of(name) else {
                 continue;
             };
             if self.read_reference(&reference)? == Some(*digest) {
@@ -535,6 +611,11 @@ impl Image {
     }
 }
 
+/// The reference that a file of `refs` is for.
+fn reference_of(file_name: &str) -> Option<Reference> {
+    file_name.replace('+', "/").parse().ok()
+}
+
 /// Copies an image's blobs into a layout of their own.
 fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, layout: &Path) -> Result<()> {
     let folder = layout.join("blobs/sha256");
@@ -580,7 +661,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 /// A temporary file under a name no reference has, synced, renamed, and the folder synced: whole or not there.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let temporary = folder.join(format!(".new-{}", std::process::id()));
+    let temporary = folder.join(format!("{TEMPORARY}{}", std::process::id()));
     let mut file = File::create(&temporary).map_err(Error::at("create", &temporary))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     let written = written

@@ -131,10 +131,10 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
             .map(|text| text.parse().map_err(|_| bad_epoch()))
             .transpose()?,
     };
-    // The layout is made beside the store: on the same disk, and gone with this value.
-    let scratch = Scratch::make(&roots.data()?)?;
-    let built = build::build(&options, &scratch.0)?;
-    let source = Source::open(&scratch.0)?;
+    // The layout is made in the store: on the same disk, and gone with this value or, when this process is killed, with the next that opens the store.
+    let scratch = store.scratch()?;
+    let built = build::build(&options, scratch.path())?;
+    let source = Source::open(scratch.path())?;
     if let Some(output) = given.one("output") {
         export::write(
             &source,
@@ -292,27 +292,6 @@ pub fn print_json(value: &impl Serialize) {
         "{}",
         serde_json::to_string(value).expect("rows of strings and numbers are always JSON")
     );
-}
-
-/// A folder that ends with this value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(parent: &Path) -> Result<Self, CliError> {
-        let path = parent.join(format!(".build-{}", std::process::id()));
-        // One of a process that had this number before and was killed.
-        drop(std::fs::remove_dir_all(&path));
-        std::fs::create_dir_all(&path).map_err(crate::container::file("cannot create", &path))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("punnet: cannot remove {}: {error}", self.0.display());
-        }
-    }
 }
 
 /// Progress on a terminal as a line that changes, in JSON as events, elsewhere not at all.

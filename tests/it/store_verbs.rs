@@ -142,7 +142,7 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
             .open(&program)
             .unwrap()
             .set_len(0)
-            .unwrap()
+            .unwrap();
     };
     cut();
     let complaint = fails(&mut stand.punnet(&["verify", "--repair"]), 1);

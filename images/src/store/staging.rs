@@ -13,7 +13,8 @@ use crate::{Error, Result};
 /// Names tried before giving up; more than one only when processes race for the same.
 const ATTEMPTS_MAX: u32 = 1000;
 
-/// A folder under `staging` that is removed when this value goes.
+/// A folder under `staging` that is removed when this value goes, and when its process has been killed by the next one that opens the store.
+#[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
     lock_path: PathBuf,
@@ -76,8 +77,25 @@ impl Drop for Staging {
     }
 }
 
-/// Removes what nobody holds any more.
+/// Removes what nobody holds any more. Only with nobody adding: half of what is removed here may not be relied upon.
 pub fn remove_abandoned(parent: &Path) -> Result<()> {
+    for_each_abandoned(parent, |lock_path| {
+        tree::remove(&lock_path.with_extension(""))?;
+        remove_if_there(lock_path)
+    })
+}
+
+/// True when somebody was interrupted and nobody has cleared up since.
+pub fn is_abandoned(parent: &Path) -> Result<bool> {
+    let mut found = false;
+    for_each_abandoned(parent, |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn for_each_abandoned(parent: &Path, mut act: impl FnMut(&Path) -> Result<()>) -> Result<()> {
     for lock_path in entries(parent)? {
         if lock_path.extension().is_none_or(|extension| extension != "lock") {
             continue;
@@ -87,8 +105,7 @@ pub fn remove_abandoned(parent: &Path) -> Result<()> {
             other => other.map_err(Error::at("open", &lock_path))?,
         };
         if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            tree::remove(&lock_path.with_extension(""))?;
-            remove_if_there(&lock_path)?;
+            act(&lock_path)?;
         }
     }
     Ok(())
