@@ -1,13 +1,15 @@
 //! Makes the container's cgroup, writes its limits, removes it. cgroup v2 only.
 
 use crate::error::{Error, OsContext, Result};
-use crate::plan::CgroupPlan;
+use crate::paths::open_in_root;
+use crate::plan::{CgroupPlan, Limit};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::Pid;
 use std::io::Write as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,12 +37,7 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     if !plan.absolute {
-        let own = std::fs::read_to_string("/proc/self/cgroup").os("read", "/proc/self/cgroup")?;
-        let own = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .unwrap_or_default();
-        path.push(own);
+        path.push(place_of("self")?);
     }
     path.extend(&plan.path);
     // Ours alone: everything in it is killed when the container is deleted.
@@ -49,6 +46,22 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
         return Err(Error::config("linux.cgroupsPath", reason));
     }
     Ok(Some(path))
+}
+
+/// Where a process is in the v2 tree. cgroups(7), /proc/PID/cgroup
+fn place_of(pid: &str) -> Result<String> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&file).os("read", &file)?;
+    let place = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    Ok(place.unwrap_or_default().to_owned())
+}
+
+/// Opens the cgroup that a process is in.
+pub(crate) fn of_process(pid: i32) -> Result<Cgroup> {
+    let top = hierarchy()
+        .ok_or(Errno::ENOENT)
+        .os("find", "the cgroup v2 tree")?;
+    open(&top.join(place_of(&pid.to_string())?), None)
 }
 
 /// Makes the cgroup with its limits. `None` when it cannot be made and nothing depends on it.
@@ -75,7 +88,12 @@ pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cg
         }
         result => result?,
     }
-    for limit in &plan.limits {
+    put_limits(&plan.limits, path)?;
+    open(path, None).map(Some)
+}
+
+fn put_limits(limits: &[Limit], path: &Path) -> Result<()> {
+    for limit in limits {
         let file = path.join(&limit.file);
         put(&file, &limit.value).map_err(|error| Error::Limit {
             what: format!("linux.resources.{}", limit.field),
@@ -84,16 +102,40 @@ pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cg
             remedy: "check the value".to_owned(),
         })?;
     }
+    Ok(())
+}
+
+/// Changes limits of a cgroup that is there, enabling what they need on the way to it.
+pub(crate) fn write_limits(path: &Path, limits: &[Limit]) -> Result<()> {
+    let top = hierarchy().unwrap_or(path);
+    let way: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| parent.starts_with(top))
+        .collect();
+    for parent in way.into_iter().rev() {
+        enable_controllers(limits, parent)?;
+    }
+    put_limits(limits, path)
+}
+
+/// Opens a container's cgroup, or one below it: the kernel keeps `sub` from leading out.
+pub(crate) fn open(path: &Path, sub: Option<&Path>) -> Result<Cgroup> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let fd = open(path, flags, Mode::empty()).os("open the cgroup", path.display())?;
-    Ok(Some(Cgroup {
+    let fd = nix::fcntl::open(path, flags, Mode::empty()).os("open the cgroup", path.display())?;
+    let fd = match sub {
+        None => fd,
+        Some(sub) => open_in_root(fd.as_fd(), sub, flags)
+            .os(&format!("open in the cgroup {}", path.display()), sub.display())?,
+    };
+    Ok(Cgroup {
         path: path.to_owned(),
         fd,
-    }))
+    })
 }
 
 /// Writes into a file that must be there: the kernel's files cannot be made.
-fn put(path: &Path, value: &str) -> std::io::Result<()> {
+pub(crate) fn put(path: &Path, value: &str) -> std::io::Result<()> {
     std::fs::OpenOptions::new()
         .write(true)
         .open(path)?
@@ -103,7 +145,8 @@ fn put(path: &Path, value: &str) -> std::io::Result<()> {
 fn make_directories(plan: &CgroupPlan, base: &Path) -> Result<()> {
     let mut path = base.to_owned();
     for part in &plan.path {
-        enable_controllers(plan, &path)?;
+        enable_controllers(&plan.limits, &path)?;
+        enable_measuring(&path);
         path.push(part);
         match std::fs::create_dir(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -114,14 +157,14 @@ fn make_directories(plan: &CgroupPlan, base: &Path) -> Result<()> {
 }
 
 /// Turns on, for the children of `parent`, what the limits need.
-fn enable_controllers(plan: &CgroupPlan, parent: &Path) -> Result<()> {
-    if plan.limits.is_empty() {
+fn enable_controllers(limits: &[Limit], parent: &Path) -> Result<()> {
+    if limits.is_empty() {
         return Ok(());
     }
     let read =
         |name: &str| std::fs::read_to_string(parent.join(name)).os("read", parent.join(name).display());
     let (available, enabled) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
-    for limit in &plan.limits {
+    for limit in limits {
         let controller = limit.controller.as_str();
         let has = |list: &str| list.split_whitespace().any(|name| name == controller);
         let refuse = |problem: String, remedy: &str| Error::Limit {
@@ -149,6 +192,21 @@ fn enable_controllers(plan: &CgroupPlan, parent: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Controllers that are turned on where they can be, so that containers without limits are measured too, as with other runtimes.
+const MEASURING: [&str; 4] = ["cpu", "io", "memory", "pids"];
+
+/// Turns on, for the children of `parent`, what measures; where that cannot be done nothing depends on it.
+fn enable_measuring(parent: &Path) {
+    let read = |name: &str| std::fs::read_to_string(parent.join(name)).unwrap_or_default();
+    let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+    for controller in MEASURING {
+        if has(&available, controller) && !has(&enabled, controller) {
+            put(&parent.join("cgroup.subtree_control"), &format!("+{controller}")).ok();
+        }
+    }
+}
+
 fn remedy(controller: &str) -> &'static str {
     match controller {
         "memory" => "on a Raspberry Pi add `cgroup_enable=memory` to the one line of cmdline.txt and reboot",
@@ -173,13 +231,11 @@ pub(crate) fn kill_all(path: &Path) -> Result<()> {
     }
 }
 
-/// Sends a signal to every process of the cgroup.
+/// Sends a signal to every process of the cgroup and of those made below it from inside the container.
 pub(crate) fn signal_all(path: &Path, signal: i32) -> Result<()> {
-    let list =
-        std::fs::read_to_string(path.join("cgroup.procs")).os("read the processes of", path.display())?;
-    for pid in list.lines().filter_map(|line| line.parse().ok()) {
-        match punnet_sys::pidfd_open(nix::unistd::Pid::from_raw(pid)) {
-            Ok(pidfd) => match punnet_sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), signal) {
+    for pid in processes(path)? {
+        match punnet_sys::pidfd_open(pid) {
+            Ok(pidfd) => match punnet_sys::pidfd_send_signal(pidfd.as_fd(), signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(errno).os("signal process", pid),
             },
@@ -188,6 +244,45 @@ pub(crate) fn signal_all(path: &Path, signal: i32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The processes of the cgroup and of those made below it from inside the container; none when it is gone.
+pub(crate) fn processes(path: &Path) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    let mut left = vec![path.to_owned()];
+    while let Some(directory) = left.pop() {
+        let file = directory.join("cgroup.procs");
+        let list = match std::fs::read_to_string(&file) {
+            Err(error) if is_gone(&error) => continue,
+            list => list.os("read", file.display())?,
+        };
+        found.extend(
+            list.lines()
+                .filter_map(|line| line.parse().ok())
+                .map(Pid::from_raw),
+        );
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if is_gone(&error) => continue,
+            entries => entries.os("read", directory.display())?,
+        };
+        left.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// A cgroup that is removed meanwhile: its files answer ENODEV where they are open. A threaded one has no list of processes of its own
+/// (EOPNOTSUPP): its processes are in the one above.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+        || [Errno::ENODEV, Errno::EOPNOTSUPP]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 /// Removes the cgroup and those made below it from inside the container.

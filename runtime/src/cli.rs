@@ -2,7 +2,11 @@
 //! What a verb does is in `runtime`; here is only how it is called and what is printed.
 
 mod args;
+mod events;
+mod features;
 mod help;
+mod processes;
+mod update;
 
 use crate::error::{EXIT_RUNTIME, Error, OsContext, Result};
 use crate::runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
@@ -11,9 +15,10 @@ use args::{Args, parse};
 use nix::sys::signal::Signal;
 use nix::unistd::{getegid, geteuid};
 use punnet_spec::{Capabilities, OCI_VERSION, Process, Spec};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -26,10 +31,15 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(EXIT_RUNTIME);
         }
     };
+    let log = Log::new(&args);
+    log.write(Level::Debug, &format!("{} {:?}", args.verb, args.rest));
     match dispatch(&args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            log.write(Level::Debug, &format!("{} ended with {code}", args.verb));
+            ExitCode::from(code)
+        }
         Err(error) => {
-            report(&args, &error);
+            log.write(Level::Error, &error.chain());
             ExitCode::from(failure_code(&args, &error))
         }
     }
@@ -44,39 +54,57 @@ fn failure_code(args: &Args, error: &Error) -> u8 {
     }
 }
 
-/// To the log file in the form asked for, and to standard error for people.
-fn report(args: &Args, error: &Error) {
-    let text = error.chain();
-    eprintln!("punnet-oci: {text}");
-    if let Some(path) = &args.log {
-        write_log(path, args.log_format == "json", "error", &text);
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// With --debug only.
+    Debug,
+    Warning,
+    Error,
 }
 
-/// Warnings go where errors go.
-fn warnings(args: &Args) -> Warnings {
-    let (log, json) = (args.log.clone(), args.log_format == "json");
-    Warnings::new(move |text| {
-        eprintln!("punnet-oci: warning: {text}");
-        if let Some(path) = &log {
-            write_log(path, json, "warning", text);
+/// Where a verb's messages go.
+#[derive(Clone)]
+struct Log {
+    path: Option<PathBuf>,
+    json: bool,
+    debug: bool,
+}
+
+impl Log {
+    fn new(args: &Args) -> Self {
+        Self {
+            path: args.log.clone(),
+            json: args.log_format == "json",
+            debug: args.debug,
         }
-    })
-}
+    }
 
-fn write_log(path: &Path, json: bool, level: &str, text: &str) {
-    let line = if json {
-        let message = serde_json::Value::from(text);
-        format!(
-            "{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{}\"}}\n",
-            timestamp(now())
-        )
-    } else {
-        format!("time=\"{}\" level={level} msg={text:?}\n", timestamp(now()))
-    };
-    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-        eprintln!("punnet-oci: cannot write {}: {error}", path.display());
+    /// To the log file in the form asked for, where engines look for the last error, and to standard error for people; what --debug tells
+    /// goes there only when there is no file.
+    fn write(&self, level: Level, text: &str) {
+        let word = match level {
+            Level::Debug if !self.debug => return,
+            Level::Debug => "debug",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        match (level, &self.path) {
+            (Level::Error, _) => eprintln!("punnet-oci: {text}"),
+            (Level::Debug, Some(_)) => {}
+            (Level::Debug | Level::Warning, _) => eprintln!("punnet-oci: {word}: {text}"),
+        }
+        let Some(path) = &self.path else { return };
+        let time = timestamp(now());
+        let line = if self.json {
+            let message = serde_json::Value::from(text);
+            format!("{{\"level\":\"{word}\",\"msg\":{message},\"time\":\"{time}\"}}\n")
+        } else {
+            format!("time=\"{time}\" level={word} msg={text:?}\n")
+        };
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+            eprintln!("punnet-oci: cannot write {}: {error}", path.display());
+        }
     }
 }
 
@@ -127,8 +155,11 @@ fn dispatch(args: &Args) -> Result<u8> {
             "--no-pivot is not supported: without pivot_root the host's files stay reachable".to_owned(),
         ));
     }
-    let runtime = Runtime::new(args.root.clone().unwrap_or_else(Runtime::default_state_root))
-        .with_warnings(warnings(args));
+    // Warnings go where errors go.
+    let log = Log::new(args);
+    let warnings = Warnings::new(move |text| log.write(Level::Warning, text));
+    let runtime =
+        Runtime::new(args.root.clone().unwrap_or_else(Runtime::default_state_root)).with_warnings(warnings);
     match args.verb.as_str() {
         "create" => runtime.create(&args.id()?, &create_options(args)).map(|_| 0),
         "start" => runtime.start(&args.id()?).map(|()| 0),
@@ -138,6 +169,15 @@ fn dispatch(args: &Args) -> Result<u8> {
         "delete" => runtime.delete(&args.id()?, args.force).map(|()| 0),
         "exec" => exec(&runtime, args),
         "list" => list(&runtime, args),
+        "ps" => processes::run(&runtime, args),
+        "events" => events::run(&runtime, args),
+        "pause" => runtime.pause(&args.id()?).map(|()| 0),
+        "resume" => runtime.resume(&args.id()?).map(|()| 0),
+        "update" => {
+            let id = args.id()?;
+            runtime.update(&id, &update::resources(args)?).map(|()| 0)
+        }
+        "features" => features::run(),
         "spec" => spec(args),
         other => Err(Error::Usage(format!(
             "unknown command {other:?}; `punnet-oci --help` lists them"
@@ -171,31 +211,56 @@ fn create_options(args: &Args) -> CreateOptions {
         pid_file: args.pid_file.clone(),
         preserve_fds: args.preserve_fds,
         new_keyring: !args.no_new_keyring,
+        keep: args.keep,
         stdio: Stdio::default(),
     }
 }
 
-/// What `state` prints: the specification's document, and the fields that runc adds and engines read.
+/// What `state` and `list` print: the specification's document, and the fields that runc adds and engines read.
 #[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 struct StateLine<'a> {
-    #[serde(flatten)]
-    state: &'a punnet_spec::State,
+    oci_version: &'a str,
+    id: &'a str,
+    /// 0 when there is no process.
+    pid: i32,
+    status: &'static str,
+    bundle: &'a str,
+    rootfs: &'a Path,
     created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
     owner: String,
 }
 
 impl<'a> StateLine<'a> {
     fn new(listed: &'a Listed) -> Self {
+        let state = &listed.state;
         Self {
-            state: &listed.state,
+            oci_version: &state.oci_version,
+            id: &state.id,
+            pid: state.pid.unwrap_or(0),
+            status: state.status.as_str(),
+            bundle: &state.bundle,
+            rootfs: &listed.rootfs,
             created: timestamp(listed.created),
-            owner: listed.uid.to_string(),
+            annotations: &state.annotations,
+            owner: owner(listed.uid),
         }
     }
 }
 
+/// The user's name, or the number of one without.
+fn owner(uid: u32) -> String {
+    nix::unistd::User::from_uid(uid.into())
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 fn state(runtime: &Runtime, args: &Args) -> Result<u8> {
-    print(&format!("{}\n", json(&runtime.state(&args.id()?)?, true)?))
+    let listed = runtime.inspect(&args.id()?)?;
+    print(&format!("{}\n", json(&StateLine::new(&listed), true)?))
 }
 
 fn kill(runtime: &Runtime, args: &Args) -> Result<u8> {
@@ -241,25 +306,43 @@ fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
             false,
         )?),
         "table" | "" => {
-            let mut text = format!(
-                "{:<24} {:<8} {:<9} {:<21} BUNDLE\n",
-                "ID", "PID", "STATUS", "CREATED"
-            );
-            for one in &list {
-                let state = &one.state;
-                text += &format!(
-                    "{:<24} {:<8} {:<9} {:<21} {}\n",
-                    state.id,
-                    state.pid.unwrap_or(0),
-                    state.status.as_str(),
-                    timestamp(one.created),
-                    state.bundle
-                );
-            }
-            print(&text)
+            let heading = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+            let rows = list.iter().map(StateLine::new).map(|line| {
+                [
+                    line.id.to_owned(),
+                    line.pid.to_string(),
+                    line.status.to_owned(),
+                    line.bundle.to_owned(),
+                    line.created,
+                    line.owner,
+                ]
+            });
+            print(&columns(
+                &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
+            ))
         }
         other => Err(Error::Usage(format!("unknown format {other:?}: json or table"))),
     }
+}
+
+/// Each column as wide as its widest word and three spaces, and never below 12: runc's.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    const WIDTH_MIN: usize = 12;
+    const GAP: usize = 3;
+    let width = |column: usize| {
+        let widest = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        (widest + GAP).max(WIDTH_MIN)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (word, width) in row.iter().zip(&widths) {
+            text += &format!("{word:<width$}");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
 }
 
 fn spec(args: &Args) -> Result<u8> {
@@ -287,6 +370,8 @@ fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
         None => container_process(runtime, &id, args)?,
     };
     let options = ExecOptions {
+        cgroup: args.cgroup.as_deref().map(sub_cgroup).transpose()?,
+        in_paused: args.ignore_paused,
         process,
         detach: args.detach,
         console_socket: args.console_socket.clone(),
@@ -295,6 +380,16 @@ fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
         stdio: Stdio::default(),
     };
     runtime.exec(&id, &options)
+}
+
+/// `[CONTROLLER:]PATH`: a controller of cgroup v1 has no place in a v2 tree.
+fn sub_cgroup(word: &str) -> Result<PathBuf> {
+    match word.split_once(':') {
+        None if !word.is_empty() => Ok(word.into()),
+        _ => Err(Error::Usage(format!(
+            "--cgroup {word:?}: a path below the container's cgroup is needed; cgroup v2 has no controllers with paths of their own"
+        ))),
+    }
 }
 
 fn read_process(path: &Path) -> Result<Process> {
@@ -331,6 +426,12 @@ fn container_process(runtime: &Runtime, id: &crate::ContainerId, args: &Args) ->
     }
     process.user.additional_gids.extend(&args.additional_gids);
     process.no_new_privileges |= args.no_new_privs;
+    if let Some(label) = &args.process_label {
+        process.selinux_label.clone_from(label);
+    }
+    if let Some(profile) = &args.apparmor {
+        process.apparmor_profile.clone_from(profile);
+    }
     if !args.cap.is_empty() {
         let sets = process.capabilities.get_or_insert_with(Capabilities::default);
         for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {

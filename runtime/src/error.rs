@@ -37,7 +37,7 @@ pub enum Error {
     #[error("container {0} does not exist")]
     NotFound(String),
     /// The container is not in the state the operation needs.
-    #[error("cannot {operation} container {id}: it is {}", .status.as_str())]
+    #[error("cannot {operation} container {id}: {}", why_not(*.status))]
     WrongStatus {
         /// The verb.
         operation: &'static str,
@@ -87,7 +87,7 @@ pub enum Error {
         remedy: String,
     },
     /// The program is not in the container.
-    #[error("{0}: not found in the container")]
+    #[error("{0}: executable file not found in the container")]
     ProgramNotFound(String),
     /// The program is there and cannot be executed.
     #[error("{program}: {why}")]
@@ -113,6 +113,15 @@ pub enum Error {
     /// An error inside the container's set-up, as its process told it.
     #[error("{0}")]
     Setup(String),
+}
+
+/// containerd knows by "container not running" that there is nothing left to kill.
+fn why_not(status: Status) -> String {
+    let word = status.as_str();
+    match status {
+        Status::Stopped => format!("it is {word} (container not running)"),
+        _ => format!("it is {word}"),
+    }
 }
 
 impl Error {

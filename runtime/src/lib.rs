@@ -10,6 +10,8 @@ pub mod seccomp;
 
 mod runtime;
 
+mod control;
+
 mod launch;
 
 mod init;
@@ -28,6 +30,7 @@ mod cgroup;
 mod channel;
 pub mod cli;
 mod error;
+mod freezer;
 mod hooks;
 mod host;
 mod id;
@@ -36,8 +39,11 @@ mod listener;
 mod own_file;
 mod paths;
 mod state;
+mod stats;
 
+pub use control::{Seen, Watch};
 pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
 pub use id::{ContainerId, ID_BYTES_MAX};
 pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
+pub use stats::Stats;
 pub use terminal::Stdio;

@@ -8,6 +8,7 @@ mod process;
 mod refuse;
 mod rootfs;
 mod schedule;
+mod update;
 
 pub use cgroup::{CgroupPlan, Limit};
 pub use mounts::{MountPlan, MountSource, Propagation};
@@ -15,6 +16,7 @@ pub use namespaces::{Join, NamespacePlan};
 pub use process::{CAPABILITY_NAMES, CapabilityPlan, ProcessPlan, RlimitPlan, capability_number};
 pub use rootfs::{DeviceKind, DevicePlan, RootPlan};
 pub use schedule::{AffinityPlan, MemoryPolicyPlan, NumberSet};
+pub use update::{UpdatePlan, plan as plan_update};
 
 use crate::error::{Error, Result};
 use crate::seccomp::{self, Filter};

@@ -15,10 +15,8 @@ use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
 use crate::{cgroup, idmap, own_file};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getegid, geteuid};
 use punnet_spec::{Linux, Process, Spec, State, Status};
 use std::io::{Read, Write};
@@ -80,6 +78,8 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// Start a session keyring (the default).
     pub new_keyring: bool,
+    /// `run` in the foreground leaves the container for `delete` when it has ended.
+    pub keep: bool,
     /// The program's standard streams, when it has no terminal.
     pub stdio: Stdio,
 }
@@ -93,6 +93,7 @@ impl CreateOptions {
             pid_file: None,
             preserve_fds: 0,
             new_keyring: true,
+            keep: false,
             stdio: Stdio::default(),
         }
     }
@@ -113,6 +114,26 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
     /// The program's standard streams, when it has no terminal.
     pub stdio: Stdio,
+    /// A cgroup below the container's own that exists; the container's own when `None`.
+    pub cgroup: Option<PathBuf>,
+    /// Also in a paused container, where the process waits until the container is resumed.
+    pub in_paused: bool,
+}
+
+impl ExecOptions {
+    /// Defaults, with a process.
+    pub fn new(process: Process) -> Self {
+        Self {
+            process,
+            detach: false,
+            console_socket: None,
+            pid_file: None,
+            preserve_fds: 0,
+            stdio: Stdio::default(),
+            cgroup: None,
+            in_paused: false,
+        }
+    }
 }
 
 /// One line of `list`.
@@ -124,6 +145,8 @@ pub struct Listed {
     pub created: u64,
     /// User id of who created it.
     pub uid: u32,
+    /// Directory of its root file system on the host; empty where mounts make it.
+    pub rootfs: PathBuf,
 }
 
 impl Runtime {
@@ -160,7 +183,7 @@ impl Runtime {
         base.join("punnet/oci")
     }
 
-    fn dir(&self, id: &ContainerId) -> StateDir {
+    pub(crate) fn dir(&self, id: &ContainerId) -> StateDir {
         StateDir::new(&self.state_root, id)
     }
 
@@ -201,7 +224,7 @@ impl Runtime {
                 launched.terminal.take(),
             ),
         });
-        if detach && ended.is_ok() {
+        if (detach || options.keep) && ended.is_ok() {
             return ended;
         }
         drop(signals);
@@ -284,6 +307,11 @@ impl Runtime {
 
     /// The state document.
     pub fn state(&self, id: &ContainerId) -> Result<State> {
+        self.inspect(id).map(|listed| listed.state)
+    }
+
+    /// One line of [`Runtime::list`].
+    pub fn inspect(&self, id: &ContainerId) -> Result<Listed> {
         let dir = self.dir(id);
         let record = dir.load(id)?;
         let status = dir.status(record.as_ref());
@@ -291,7 +319,7 @@ impl Runtime {
             id: id.to_string(),
             ..Record::default()
         });
-        Ok(record.to_state(status))
+        Ok(listed(record, status))
     }
 
     /// The configuration the container was created with.
@@ -313,7 +341,7 @@ impl Runtime {
                 cgroup::signal_all(cgroup, signal)
             };
         }
-        if !matches!(status, Status::Created | Status::Running) {
+        if !matches!(status, Status::Created | Status::Running | Status::Paused) {
             return Err(Error::WrongStatus {
                 operation: "kill",
                 id: id.to_string(),
@@ -401,11 +429,7 @@ impl Runtime {
                 id: id.to_string(),
                 ..Record::default()
             });
-            list.push(Listed {
-                state: record.to_state(status),
-                created: record.created,
-                uid: record.uid,
-            });
+            list.push(listed(record, status));
         }
         list.sort_by(|a, b| a.state.id.cmp(&b.state.id));
         Ok(list)
@@ -422,7 +446,11 @@ impl Runtime {
             id: id.to_string(),
             status,
         };
-        let Some(record) = record.filter(|_| matches!(status, Status::Created | Status::Running)) else {
+        let Some(record) = record.filter(|_| match status {
+            Status::Created | Status::Running => true,
+            Status::Paused => options.in_paused,
+            Status::Creating | Status::Stopped => false,
+        }) else {
             return Err(wrong(status));
         };
         if options.process.terminal && options.detach && options.console_socket.is_none() {
@@ -447,15 +475,16 @@ impl Runtime {
         let proc = HostProc::open_for(&process, listener.is_some())?;
         let state = record.to_state(status);
         let init = watch(&record)?.ok_or_else(|| wrong(Status::Stopped))?;
-        let cgroup = record.cgroup.as_ref().map(|path| {
-            let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
-            let fd = open(path, flags, Mode::empty()).os("open the cgroup", path.display())?;
-            Ok::<_, Error>(cgroup::Cgroup {
-                path: path.clone(),
-                fd,
-            })
-        });
-        let cgroup = cgroup.transpose()?;
+        let cgroup = match (&record.cgroup, &options.cgroup) {
+            (Some(path), sub) => Some(cgroup::open(path, sub.as_deref())?),
+            (None, None) => None,
+            (None, Some(sub)) => {
+                return Err(Error::Usage(format!(
+                    "container {id} has no cgroup, so there is no {} in it",
+                    sub.display()
+                )));
+            }
+        };
         let signals = if options.detach {
             None
         } else {
@@ -487,7 +516,16 @@ impl Runtime {
             hooks: None,
             state: &state,
         };
-        let mut launched = launch(&around, cgroup.as_ref(), &outside, &inside)?;
+        let mut launched = match launch(&around, cgroup.as_ref(), &outside, &inside) {
+            // The container has moved its processes below and turned controllers on: none may be at its top any more.
+            Err(Error::Os {
+                errno: Errno::EBUSY, ..
+            }) if options.cgroup.is_none() => {
+                let own = cgroup::of_process(record.pid)?;
+                launch(&around, Some(&own), &outside, &inside)?
+            }
+            launched => launched?,
+        };
         let ready = publish(
             &mut launched,
             options.console_socket.as_deref(),
@@ -540,6 +578,15 @@ fn host_facts(id: &ContainerId, labels: &Labels) -> Result<HostFacts> {
     })
 }
 
+fn listed(record: Record, status: Status) -> Listed {
+    Listed {
+        state: record.to_state(status),
+        created: record.created,
+        uid: record.uid,
+        rootfs: record.rootfs,
+    }
+}
+
 fn load_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
     let path = bundle.join("config.json");
     let file = std::fs::File::open(&path).os("open", path.display())?;
@@ -577,6 +624,11 @@ fn create_in(
     let mut record = Record {
         id: host.id.clone(),
         bundle: host.bundle.clone(),
+        rootfs: spec
+            .root
+            .as_ref()
+            .map(|root| host.bundle.join(&root.path))
+            .unwrap_or_default(),
         created: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
@@ -665,7 +717,7 @@ fn publish(launched: &mut Launched, console_socket: Option<&Path>, pid_file: Opt
 }
 
 /// A pidfd of the container's init, if that still is the process we made.
-fn watch(record: &Record) -> Result<Option<OwnedFd>> {
+pub(crate) fn watch(record: &Record) -> Result<Option<OwnedFd>> {
     if record.pid == 0 {
         return Ok(None);
     }

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::error::{Error, OsContext, Result};
+use crate::freezer;
 use crate::id::ContainerId;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -25,6 +26,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Record {
     pub id: String,
     pub bundle: PathBuf,
+    #[serde(default)]
+    pub rootfs: PathBuf,
     /// 0 until the container is set up.
     pub pid: i32,
     /// Field 22 of /proc/PID/stat: tells our process from a later one with the same pid.
@@ -126,8 +129,9 @@ impl StateDir {
     }
 
     pub fn save_config(&self, bytes: &[u8]) -> Result<()> {
-        let file = self.path.join("config.json");
-        std::fs::write(&file, bytes).os("write", file.display())
+        let (file, new) = (self.path.join("config.json"), self.path.join("config.json.new"));
+        std::fs::write(&new, bytes).os("write", new.display())?;
+        std::fs::rename(&new, &file).os("write", file.display())
     }
 
     pub fn load_config(&self) -> Result<Spec> {
@@ -162,7 +166,9 @@ impl StateDir {
         match record {
             Some(record) if record.pid != 0 => match process(record.pid) {
                 Some(seen) if seen.start_time == record.pid_start_time && !seen.ended => {
-                    if self.gate_is_closed() {
+                    if record.cgroup.as_deref().is_some_and(freezer::is_frozen) {
+                        Status::Paused
+                    } else if self.gate_is_closed() {
                         Status::Created
                     } else {
                         Status::Running

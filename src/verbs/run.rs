@@ -485,14 +485,8 @@ fn exec(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
             ..punnet_spec::User::default()
         };
     }
-    let mut options = ExecOptions {
-        process,
-        detach: given.has("detach"),
-        console_socket: None,
-        pid_file: None,
-        preserve_fds: 0,
-        stdio: Default::default(),
-    };
+    let mut options = ExecOptions::new(process);
+    options.detach = given.has("detach");
     if !given.has("interactive") && !given.has("tty") {
         options.stdio.stdin = Some(dev_null()?);
     }

@@ -13,6 +13,8 @@ pub enum Status {
     Created,
     /// The program runs.
     Running,
+    /// Its processes are suspended: beyond the specification's four, in runc's word.
+    Paused,
     /// The program ended.
     Stopped,
 }
@@ -24,6 +26,7 @@ impl Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }

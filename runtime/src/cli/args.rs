@@ -1,5 +1,5 @@
 //! The words of the command line, parsed once for all verbs: an option means the same wherever it stands before the container's id or
-//! after it. For `exec` everything after the id's command is the command's own.
+//! after it. For `exec` everything from the command on is the command's own, for `ps` everything after the id is that of ps(1).
 
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -18,6 +18,7 @@ pub(super) struct Args {
     pub root: Option<PathBuf>,
     pub log: Option<PathBuf>,
     pub log_format: String,
+    pub debug: bool,
     pub systemd_cgroup: bool,
     pub bundle: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
@@ -37,6 +38,16 @@ pub(super) struct Args {
     pub force: bool,
     pub all: bool,
     pub quiet: bool,
+    pub keep: bool,
+    pub cgroup: Option<String>,
+    pub ignore_paused: bool,
+    pub process_label: Option<String>,
+    pub apparmor: Option<String>,
+    pub stats: bool,
+    pub interval: Option<String>,
+    pub resources: Option<PathBuf>,
+    /// Limits of `update` by the names of its options.
+    pub limits: Vec<(String, String)>,
     pub format: String,
     pub rootless: bool,
 }
@@ -68,6 +79,9 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Args> {
                 if is_command {
                     args.rest.extend(parser.raw_args().map_err(usage)?);
                 }
+                if args.verb == "ps" {
+                    ps_words(&mut args, &mut parser).map_err(usage)?;
+                }
             }
             Arg::Short(letter) => short(&mut args, letter, &mut parser).map_err(usage)?,
             Arg::Long(name) => {
@@ -77,6 +91,26 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Args> {
         }
     }
     Ok(args)
+}
+
+/// What follows the id of `ps`: our own `--format` may still come first.
+fn ps_words(args: &mut Args, parser: &mut Parser) -> std::result::Result<(), lexopt::Error> {
+    let mut words = parser.raw_args()?.peekable();
+    while let Some(word) = words.peek().and_then(|word| word.to_str()) {
+        match word.strip_prefix("--format") {
+            Some("") => {
+                words.next();
+                args.format = words.next().ok_or("--format needs a value")?.string()?;
+            }
+            Some(value) if value.starts_with('=') => {
+                args.format = value[1..].to_owned();
+                words.next();
+            }
+            _ => break,
+        }
+    }
+    args.rest.extend(words);
+    Ok(())
 }
 
 fn short(args: &mut Args, letter: char, parser: &mut Parser) -> std::result::Result<(), lexopt::Error> {
@@ -90,7 +124,8 @@ fn short(args: &mut Args, letter: char, parser: &mut Parser) -> std::result::Res
         'e' => "env",
         'u' => "user",
         't' => "tty",
-        'f' if args.verb == "list" => "format",
+        'f' if args.verb == "list" || args.verb == "ps" => "format",
+        'r' if args.verb == "update" => "resources",
         'f' => "force",
         'a' => "all",
         'g' => "additional-gids",
@@ -107,6 +142,7 @@ fn long(args: &mut Args, name: &str, parser: &mut Parser) -> std::result::Result
         "root" => args.root = Some(parser.value()?.into()),
         "log" => args.log = Some(parser.value()?.into()),
         "log-format" => args.log_format = parser.value()?.string()?,
+        "debug" => args.debug = flag(parser)?,
         "systemd-cgroup" => args.systemd_cgroup = flag(parser)?,
         "bundle" => args.bundle = Some(parser.value()?.into()),
         "pid-file" => args.pid_file = Some(parser.value()?.into()),
@@ -128,9 +164,20 @@ fn long(args: &mut Args, name: &str, parser: &mut Parser) -> std::result::Result
         "quiet" => args.quiet = flag(parser)?,
         "format" => args.format = parser.value()?.string()?,
         "rootless" if args.verb == "spec" => args.rootless = flag(parser)?,
-        // runc's: says whether cgroups may fail, which we decide by whether limits are asked for; and a log that is not kept.
+        "keep" => args.keep = flag(parser)?,
+        "cgroup" => args.cgroup = Some(parser.value()?.string()?),
+        "ignore-paused" => args.ignore_paused = flag(parser)?,
+        "process-label" => args.process_label = Some(parser.value()?.string()?),
+        "apparmor" => args.apparmor = Some(parser.value()?.string()?),
+        "stats" => args.stats = flag(parser)?,
+        "interval" => args.interval = Some(parser.value()?.string()?),
+        "resources" => args.resources = Some(parser.value()?.into()),
+        limit if args.verb == "update" && super::update::OPTIONS.contains(&limit) => {
+            args.limits.push((limit.to_owned(), parser.value()?.string()?));
+        }
+        // runc's: says whether cgroups may fail, which we decide by whether limits are asked for; and who reaps orphans, which nobody has to.
         "rootless" => drop(parser.value()?),
-        "debug" | "keep" | "no-subreaper" | "ignore-paused" => drop(flag(parser)?),
+        "no-subreaper" => drop(flag(parser)?),
         other => return Err(Arg::Long(other).unexpected()),
     }
     Ok(())
@@ -181,6 +228,29 @@ mod tests {
         assert!(args.tty && !args.all);
         assert_eq!(check("exec web -t ls -t").rest, ["web", "ls", "-t"]);
         assert_eq!(check("exec web -- ls -t").rest, ["web", "ls", "-t"]);
+    }
+
+    #[test]
+    fn what_follows_the_id_of_ps_is_for_ps() {
+        for line in [
+            "ps --format json web -e -o pid",
+            "ps web --format json -e -o pid",
+            "ps web --format=json -e -o pid",
+        ] {
+            let args = check(line);
+            assert_eq!(args.format, "json", "{line}");
+            assert_eq!(args.rest, ["web", "-e", "-o", "pid"], "{line}");
+        }
+        assert_eq!(check("ps -f json web").format, "json");
+    }
+
+    #[test]
+    fn limits_belong_to_update() {
+        let args = check("update web --memory 64m --pids-limit=9 -r -");
+        let limit = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(args.limits, [limit("memory", "64m"), limit("pids-limit", "9")]);
+        assert_eq!(args.resources, Some("-".into()));
+        assert!(parse(["create", "--memory", "1"].map(OsString::from).into_iter()).is_err());
     }
 
     #[test]

@@ -102,7 +102,8 @@ fn max_or(value: i64) -> String {
     }
 }
 
-fn limits(resources: &Resources) -> Result<Vec<Limit>> {
+/// The writes that `resources` ask for.
+pub(super) fn limits(resources: &Resources) -> Result<Vec<Limit>> {
     let mut limits = Limits::default();
     if let Some(memory) = &resources.memory {
         memory_limits(memory, &mut limits)?;

@@ -1,6 +1,6 @@
 //! Wrong bundles: a clear error that names the cause, and nothing left behind.
 
-use crate::bundle::{Bundle, install_bytes, only_punnet};
+use crate::bundle::{Bundle, differs, install_bytes, only_punnet};
 use punnet_spec::{Memory, Mount, Pids, Resources};
 use std::path::Path;
 
@@ -225,6 +225,9 @@ fn wrong_ids_are_refused() {
     bundle.write();
     let long = "x".repeat(10 * 1024);
     for id in ["../x", "a/b", "", "a b", &long] {
+        if id == "a b" && differs("crun", "takes ids with spaces") {
+            continue;
+        }
         assert_ne!(bundle.call(&["create", id]).code, 0, "{id}");
     }
     assert!(!bundle.dir.path().join("x").exists());

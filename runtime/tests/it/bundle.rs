@@ -29,6 +29,15 @@ pub fn only_punnet(test: &str) -> bool {
     other
 }
 
+/// Says so and returns true when this reference is tested, which is known to differ.
+pub fn differs(reference: &str, how: &str) -> bool {
+    let tested = std::env::var("RUNTIME").is_ok_and(|name| name == reference);
+    if tested {
+        println!("SKIPPED: {reference} {how}");
+    }
+    tested
+}
+
 /// Copies a program from another process: a descriptor of ours that could write it would pass into whatever other tests fork
 /// meanwhile, and executing it then answers "Text file busy" (execve(2), ETXTBSY).
 pub fn install(program: impl AsRef<Path>, to: &Path) {

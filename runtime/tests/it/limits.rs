@@ -9,7 +9,7 @@ use crate::bundle::{Bundle, only_punnet};
 const MIB: i64 = 1 << 20;
 
 /// A bundle in a cgroup of its own with these limits; `None`, and it says so, when this machine cannot enforce them.
-fn limited(script: &str, resources: Resources) -> Option<Bundle> {
+pub fn limited(script: &str, resources: Resources) -> Option<Bundle> {
     let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     if !["memory", "pids", "cpu", "io"]
         .iter()
@@ -25,7 +25,7 @@ fn limited(script: &str, resources: Resources) -> Option<Bundle> {
     Some(bundle)
 }
 
-fn folder(bundle: &Bundle) -> PathBuf {
+pub fn folder(bundle: &Bundle) -> PathBuf {
     format!("/sys/fs/cgroup/limited/{}", bundle.id()).into()
 }
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bundle;
+mod control;
 mod escapes;
 mod intruders;
 mod isolation;

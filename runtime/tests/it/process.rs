@@ -1,6 +1,6 @@
 //! What the program sees of itself: ids, capabilities, limits, descriptors, directory; and `exec`.
 
-use crate::bundle::{Bundle, install_bytes, only_punnet};
+use crate::bundle::{Bundle, differs, install_bytes, only_punnet};
 use punnet_spec::{Capabilities, Rlimit, Seccomp, SyscallRule};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
@@ -269,22 +269,20 @@ fn exec_runs_in_the_same_namespaces_with_its_own_settings() {
     let id = bundle.id();
     assert_eq!(bundle.call(&["exec", &id, "hostname"]).out, "inside\n");
     assert_eq!(bundle.call(&["exec", &id, "sh", "-c", "exit 9"]).code, 9);
-    assert_eq!(
-        bundle
-            .call(&[
-                "exec",
-                "--cwd",
-                "/bin",
-                "--env",
-                "A=1",
-                &id,
-                "sh",
-                "-c",
-                "pwd; echo $A"
-            ])
-            .out,
-        "/bin\n1\n"
-    );
+    if !differs("crun", "1.8 prints nothing when both --cwd and --env are given") {
+        let words = [
+            "exec",
+            "--cwd",
+            "/bin",
+            "--env",
+            "A=1",
+            &id,
+            "sh",
+            "-c",
+            "pwd; echo $A",
+        ];
+        assert_eq!(bundle.call(&words).out, "/bin\n1\n");
+    }
     assert_eq!(
         bundle
             .call(&["exec", "--user", "5:6", &id, "sh", "-c", "id -u; id -g"])
