@@ -5,5 +5,6 @@ mod build;
 mod export;
 mod flatten;
 mod store_crash;
+mod store_full;
 mod store_input;
 mod support;

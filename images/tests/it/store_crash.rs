@@ -1,116 +1,420 @@
-//! The store when its process is killed or the disk is full: an image is there whole or not at all, and the next one to open the
-//! store can go on.
+//! The store when its process is killed at any of its system calls: it opens, what was there is whole, what was begun is there whole or not at all,
+//! and nothing stays that `prune` does not take.
+//!
+//! A child does one thing to a store under ptrace(2). Its system calls that change files are counted; then it is done again and again, and killed before the
+//! first of them, before the second, and so on: every state of the disk that the program can leave behind is looked at once.
 
-use crate::store_input::{Made, file, import};
-use crate::support::{Mounted, bytes_below, chain, noise_text};
-use punnet_images::{Error, Source, Store};
+use crate::store_input::{Made, entry, file, import_as};
+use crate::support::{bytes_below, facts_below, noise_text, tool};
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use punnet_images::build::{self, BuildOptions};
+use punnet_images::{ImportOptions, Source, Store};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
-/// Points in an import at which it is killed.
-const KILLS: u32 = 120;
-const STORE: &str = "PUNNET_TEST_STORE";
-const LAYOUT: &str = "PUNNET_TEST_LAYOUT";
+const ACTION: &str = "PUNNET_TEST_ACTION";
+const FOLDER: &str = "PUNNET_TEST_FOLDER";
 
-fn many_files() -> Vec<u8> {
-    (0..300)
-        .flat_map(|number| file(&format!("d{}/f{number}", number % 7), &noise_text(number, 3000)))
-        .collect()
-}
-
-/// Not a test of its own: what the test below starts and kills.
-#[test]
-#[ignore = "runs as a child of killed_imports_leave_a_whole_store"]
-fn child_imports() {
-    let (Ok(store), Ok(layout)) = (std::env::var(STORE), std::env::var(LAYOUT)) else {
-        return;
-    };
-    import(&Store::open(store).unwrap(), &Source::open(layout).unwrap()).unwrap();
-}
-
-fn child(folder: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        "store_crash::child_imports",
-        "--ignored",
-        "--test-threads=1",
-    ]);
-    command
-        .env(STORE, folder.join("store"))
-        .env(LAYOUT, folder.join("layout"));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-#[test]
-fn killed_imports_leave_a_whole_store() {
-    let mut made = Made::new(&[many_files(), many_files()]);
-    drop(made.source());
-    let folder = made.folder.path();
-    let begun = Instant::now();
-    assert!(child(folder).status().unwrap().success());
-    let whole = begun.elapsed();
-    let (mut before, mut after) = (0, 0);
-    for number in 0..KILLS {
-        made.store().remove("app").ok();
-        let mut running = child(folder).spawn().unwrap();
-        std::thread::sleep(whole * number * 3 / (KILLS * 2) + Duration::from_micros(u64::from(number) * 7));
-        running.kill().unwrap();
-        running.wait().unwrap();
-        let store = made.store();
-        assert!(
-            bytes_below(&folder.join("store/staging")).is_empty(),
-            "kill {number}"
-        );
-        let images = store.list().unwrap();
-        for image in &images {
-            assert!(store.verify(image).unwrap().is_empty(), "kill {number}");
+/// What the child may be told to do, in the folder of the test.
+fn act(action: &str, folder: &Path) {
+    let store = Store::open(folder.join("store")).unwrap();
+    let source = |name: &str| Source::open(folder.join(name)).unwrap();
+    match action {
+        "import" => drop(import_as(&store, &source("new"), "new").unwrap()),
+        "upgrade" => {
+            import_as(&store, &source("new"), "app").unwrap();
+            store.prune(|_| false).unwrap();
         }
-        *(if images.is_empty() {
-            &mut before
-        } else {
-            &mut after
-        }) += 1;
-        store.prune(|_| false).unwrap();
+        "build" => build(&store, folder),
+        "tag" => store
+            .tag(&store.get("good").unwrap(), &"another".parse().unwrap())
+            .unwrap(),
+        "rmi" => drop(store.remove("app")),
+        "prune" => drop(store.prune(|_| false).unwrap()),
+        "repair" => {
+            let image = store.get("app").unwrap();
+            let problems = store.verify(&image).unwrap();
+            let old = source("old");
+            let mut fetch = |layer: &_| Ok(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>);
+            store.repair(&image, &problems, &mut fetch).unwrap();
+        }
+        other => panic!("nobody can {other}"),
     }
-    println!("killed {KILLS} imports over {whole:?}: {before} before, {after} after the image was published");
-    assert!(
-        before >= KILLS / 4,
-        "only {before} of {KILLS} kills came in time to prove anything"
+}
+
+fn build(store: &Store, folder: &Path) {
+    let scratch = store.scratch().unwrap();
+    let options = BuildOptions {
+        context: folder.join("context"),
+        platform: Some("linux/amd64".parse().unwrap()),
+        ..BuildOptions::default()
+    };
+    let built = build::build(&options, scratch.path()).unwrap();
+    let mut options = ImportOptions {
+        name: None,
+        platform: "linux/amd64".parse().unwrap(),
+        reference: Some("built".parse().unwrap()),
+        expect: Some(built.manifest.digest),
+        keep_blobs: true,
+        progress: &mut |_| {},
+    };
+    store
+        .import(&Source::open(scratch.path()).unwrap(), &mut options)
+        .unwrap();
+}
+
+/// Not a test of its own: what the tests below start, trace and kill.
+#[test]
+#[ignore = "runs as a child of the tests beside it"]
+fn child() {
+    let (Ok(action), Ok(folder)) = (std::env::var(ACTION), std::env::var(FOLDER)) else {
+        return;
+    };
+    println!("\nthread {}", nix::unistd::gettid());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    act(&action, Path::new(&folder));
+    std::process::exit(0);
+}
+
+fn spawn(action: &str, folder: &Path) -> (Child, Pid) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "--exact",
+            "store_crash::child",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(ACTION, action)
+        .env(FOLDER, folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    let thread = lines
+        .find_map(|line| {
+            line.unwrap()
+                .strip_prefix("thread ")
+                .map(|number| number.parse().unwrap())
+        })
+        .unwrap();
+    (child, Pid::from_raw(thread))
+}
+
+/// Lets the child act and kills it before its `last`th change. Returns how many it has made or begun.
+fn run_until(action: &str, folder: &Path, last: Option<u64>) -> u64 {
+    let (mut child, thread) = spawn(action, folder);
+    let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL;
+    ptrace::seize(thread, options).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    let wait = || waitpid(thread, Some(WaitPidFlag::__WALL));
+    wait().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let mut changes = 0;
+    loop {
+        ptrace::syscall(thread, None).unwrap();
+        match wait() {
+            Ok(WaitStatus::PtraceSyscall(_)) => {
+                if !is_change(thread) {
+                    continue;
+                }
+                changes += 1;
+                if Some(changes) == last {
+                    kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
+                    while wait().is_ok() {}
+                    child.wait().unwrap();
+                    return changes;
+                }
+            }
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(nix::errno::Errno::ECHILD) => break,
+            Ok(_) => {}
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+    assert!(child.wait().unwrap().success(), "{action} fails by itself");
+    changes
+}
+
+/// True at the entry of a system call that changes files. At the entry the result is set to ENOSYS (ptrace(2)).
+#[cfg(target_arch = "x86_64")]
+fn is_change(thread: Pid) -> bool {
+    let registers = ptrace::getregs(thread).unwrap();
+    if registers.rax as i64 != -i64::from(libc::ENOSYS) {
+        return false;
+    }
+    let makes = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
+    match registers.orig_rax as i64 {
+        libc::SYS_openat => makes(registers.rdx),
+        libc::SYS_open => makes(registers.rsi),
+        number => CHANGES.contains(&number),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_change(_: Pid) -> bool {
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+const CHANGES: &[i64] = &[
+    libc::SYS_write,
+    libc::SYS_pwrite64,
+    libc::SYS_writev,
+    libc::SYS_copy_file_range,
+    libc::SYS_sendfile,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_syncfs,
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_symlink,
+    libc::SYS_symlinkat,
+    libc::SYS_link,
+    libc::SYS_linkat,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_rmdir,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_fsetxattr,
+];
+
+/// A killed process loses nothing that the kernel has: a disk would only make hundreds of syncs slow.
+fn in_ram() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// A folder with a store that has the images `good` and `app`, an image without a name and a file that no image has, and with sources for more.
+fn prepare() -> tempfile::TempDir {
+    let folder = in_ram();
+    let shared = file("shared", &noise_text(1, 3000));
+    let image = |name: &str, entries: &[Vec<u8>]| {
+        let mut made = Made::new(&[[shared.as_slice(), &entries.concat()].concat()]);
+        drop(made.source());
+        tool(
+            "cp",
+            &[
+                "-a",
+                made.folder.path().join("layout").to_str().unwrap(),
+                folder.path().join(name).to_str().unwrap(),
+            ],
+        );
+    };
+    image(
+        "good-layout",
+        &[file("d/good", "good"), entry(b'1', "link", "d/good", b"")],
     );
-    let image = import(&made.store(), &Source::open(folder.join("layout")).unwrap()).unwrap();
+    image("old", &[file("old", "old"), file("in-all", "same")]);
+    image("nameless", &[file("nameless", "1")]);
+    image(
+        "new",
+        &[
+            file("in-all", "same"),
+            entry(b'5', "d/", "", b""),
+            file("d/new", &noise_text(2, 70_000)),
+            entry(b'1', "link", "d/new", b""),
+            entry(b'2', "symlink", "d/new", b""),
+            entry(b'6', "pipe", "", b""),
+            file("d/new", "replaced"),
+        ],
+    );
+    fs::create_dir(folder.path().join("context")).unwrap();
+    fs::write(folder.path().join("context/program"), "program").unwrap();
+    fs::write(
+        folder.path().join("context/Containerfile"),
+        "FROM scratch\nCOPY program /d/\nCMD [\"/d/program\"]\n",
+    )
+    .unwrap();
+    let store = Store::open(folder.path().join("store")).unwrap();
+    for (layout, name) in [("good-layout", "good"), ("old", "app"), ("nameless", "nameless")] {
+        import_as(&store, &Source::open(folder.path().join(layout)).unwrap(), name).unwrap();
+    }
+    fs::remove_file(folder.path().join("store/refs/nameless:latest")).unwrap();
+    fs::create_dir_all(folder.path().join("store/objects/ff")).unwrap();
+    fs::write(
+        folder.path().join("store/objects/ff").join("f".repeat(62)),
+        "garbage",
+    )
+    .unwrap();
+    folder
+}
+
+/// Names and what they name.
+fn names(store: &Store) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    for image in store.list().unwrap() {
+        for reference in &image.references {
+            names.insert(reference.to_string(), image.manifest.to_string());
+        }
+    }
+    names
+}
+
+/// Nothing is there but what images are made of.
+fn assert_nothing_leaked(root: &Path, context: &str) {
+    let mut parts: Vec<_> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    parts.sort();
     assert_eq!(
-        (image.summary.files, made.store().verify(&image).unwrap().len()),
-        (300, 0)
+        parts,
+        ["images", "lock", "objects", "refs", "staging", "version"],
+        "{context}"
     );
-    made.store().remove("app").unwrap();
-    assert!(bytes_below(&folder.join("store/objects")).is_empty());
+    assert_eq!(
+        fs::read_dir(root.join("staging")).unwrap().count(),
+        0,
+        "{context}"
+    );
+    for object in bytes_below(&root.join("objects")).keys() {
+        let links = fs::metadata(root.join("objects").join(object)).unwrap().nlink();
+        assert!(links > 1, "{context}: no image has {}", object.display());
+    }
+}
+
+/// Kills `action` before each of its changes; returns how many that were.
+fn kill_everywhere(action: &str, damage: impl Fn(&Path)) -> u64 {
+    if !cfg!(target_arch = "x86_64") {
+        println!("SKIPPED: reading system call numbers is written for x86-64");
+        return 0;
+    }
+    let base = prepare();
+    damage(&base.path().join("store"));
+    let fresh = || {
+        let folder = tempfile::tempdir().unwrap();
+        tool(
+            "cp",
+            &[
+                "-a",
+                &format!("{}/.", base.path().display()),
+                folder.path().to_str().unwrap(),
+            ],
+        );
+        folder
+    };
+    let undisturbed = fresh();
+    let changes = run_until(action, undisturbed.path(), None);
+    let finished = names(&Store::open(undisturbed.path().join("store")).unwrap());
+    let before = names(&Store::open(base.path().join("store")).unwrap());
+    let good = facts_below(
+        &Store::open(base.path().join("store"))
+            .unwrap()
+            .get("good")
+            .unwrap()
+            .rootfs(),
+    );
+    for number in 1..=changes {
+        let context = format!("{action}, killed before change {number} of {changes}");
+        let folder = fresh();
+        run_until(action, folder.path(), Some(number));
+        let root = folder.path().join("store");
+        let store = Store::open(&root).unwrap();
+        assert_eq!(
+            facts_below(&store.get("good").unwrap().rootfs()),
+            good,
+            "{context}"
+        );
+        for image in store.list().unwrap() {
+            let is_being_repaired = action == "repair"
+                && image
+                    .references
+                    .iter()
+                    .any(|name| name.to_string() == "app:latest");
+            assert!(
+                is_being_repaired || store.verify(&image).unwrap().is_empty(),
+                "{context}: {image:?}"
+            );
+        }
+        let now = names(&store);
+        for (name, digest) in &now {
+            let allowed = [before.get(name), finished.get(name)];
+            assert!(allowed.contains(&Some(digest)), "{context}: {name} is {digest}");
+        }
+        for name in before.keys().filter(|name| finished.contains_key(*name)) {
+            assert!(now.contains_key(name), "{context}: {name} is gone");
+        }
+        store.prune(|_| false).unwrap();
+        assert_nothing_leaked(&root, &context);
+        if action != "rmi" || now.contains_key("app:latest") {
+            act(action, folder.path());
+        }
+        assert_eq!(
+            names(&Store::open(&root).unwrap()),
+            finished,
+            "{context}, and done again"
+        );
+        for image in store.list().unwrap() {
+            assert!(
+                store.verify(&image).unwrap().is_empty(),
+                "{context}, and done again"
+            );
+        }
+    }
+    println!("{action}: killed before each of its {changes} changes");
+    changes
 }
 
 #[test]
-fn a_full_disk_leaves_the_images_that_were_there() {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: mounting a small file system takes root");
-        return;
-    }
-    let mut small = Made::new(&[file("a", "small")]);
-    let mut large = Made::new(&[many_files(), file("big", &"0".repeat(4 << 20))]);
-    let disk = Mounted::tmpfs(&small.folder.path().join("disk"), "size=2m");
-    let store = Store::open(disk.0.join("store")).unwrap();
-    let kept = import(&store, &small.source()).unwrap();
-    let objects = bytes_below(&disk.0.join("store/objects"));
-    let error = import(&store, &large.source()).expect_err("it does not fit");
-    let cause = match &error {
-        Error::Layer { source, .. } => source,
-        other => other,
+fn an_import_may_be_killed_anywhere() {
+    assert!(kill_everywhere("import", |_| {}) > 50);
+}
+
+#[test]
+fn an_upgrade_may_be_killed_anywhere() {
+    assert!(kill_everywhere("upgrade", |_| {}) > 60);
+}
+
+#[test]
+fn a_build_may_be_killed_anywhere() {
+    assert!(kill_everywhere("build", |_| {}) > 40);
+}
+
+#[test]
+fn tagging_may_be_killed_anywhere() {
+    assert!(kill_everywhere("tag", |_| {}) >= 4);
+}
+
+#[test]
+fn removing_may_be_killed_anywhere() {
+    assert!(kill_everywhere("rmi", |_| {}) > 10);
+}
+
+#[test]
+fn pruning_may_be_killed_anywhere() {
+    assert!(kill_everywhere("prune", |_| {}) > 10);
+}
+
+#[test]
+fn a_repair_may_be_killed_anywhere() {
+    let damage = |root: &Path| {
+        let image = Store::open(root).unwrap().get("app").unwrap();
+        let cut = fs::File::options()
+            .write(true)
+            .open(image.rootfs().join("old"))
+            .unwrap();
+        cut.set_len(0).unwrap();
+        fs::remove_file(image.rootfs().join("in-all")).unwrap();
     };
-    assert!(matches!(cause, Error::Full { .. }), "{}", chain(&error));
-    let store = Store::open(disk.0.join("store")).unwrap();
-    assert_eq!(store.list().unwrap().len(), 1);
-    assert!(store.verify(&kept).unwrap().is_empty());
-    store.prune(|_| false).unwrap();
-    assert_eq!(bytes_below(&disk.0.join("store/objects")), objects);
-    assert!(bytes_below(&disk.0.join("store/staging")).is_empty());
+    assert!(kill_everywhere("repair", damage) > 10);
 }

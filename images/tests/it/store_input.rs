@@ -88,10 +88,14 @@ impl Made {
 }
 
 pub fn import(store: &Store, source: &Source) -> Result<Image> {
+    import_as(store, source, "app")
+}
+
+pub fn import_as(store: &Store, source: &Source, name: &str) -> Result<Image> {
     let mut options = ImportOptions {
         name: None,
         platform: "linux/amd64".parse().unwrap(),
-        reference: Some("app".parse().unwrap()),
+        reference: Some(name.parse().unwrap()),
         expect: None,
         keep_blobs: false,
         progress: &mut |_| {},
