@@ -13,8 +13,12 @@
 
 #[cfg(feature = "images")]
 mod container;
+#[cfg(feature = "images")]
+mod doctor;
 mod error;
 mod help;
+#[cfg(feature = "images")]
+mod id_ranges;
 mod roots;
 mod verbs;
 

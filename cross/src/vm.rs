@@ -52,6 +52,9 @@ pub struct Options {
     /// Seconds after which the machine is switched off
     #[arg(long, default_value_t = 1800)]
     timeout: u64,
+    /// Add to the kernel's command line, as cgroup_disable=memory
+    #[arg(long, default_value = "")]
+    append: String,
     /// Set an environment variable for the command
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -64,6 +67,7 @@ pub struct Options {
 pub fn run_command(options: &Options) -> Result<()> {
     let mut machine = Machine::new(&options.command)?;
     machine.memory_mib = options.memory;
+    machine.append.clone_from(&options.append);
     let code = machine
         .with_environment(&options.env)
         .run(Duration::from_secs(options.timeout))?;
@@ -80,6 +84,8 @@ pub struct Machine {
     command: Vec<String>,
     environment: Vec<String>,
     memory_mib: u32,
+    /// More words for the kernel's command line.
+    append: String,
 }
 
 impl Machine {
@@ -90,12 +96,19 @@ impl Machine {
             command: command.iter().map(|word| word.as_ref().to_owned()).collect(),
             environment: Vec::new(),
             memory_mib: 2048,
+            append: String::new(),
         })
     }
 
     /// With these NAME=VALUE besides.
     pub fn with_environment(mut self, pairs: &[String]) -> Self {
         self.environment.extend_from_slice(pairs);
+        self
+    }
+
+    /// With these words on the kernel's command line besides.
+    pub fn with_kernel_words(mut self, words: &str) -> Self {
+        words.clone_into(&mut self.append);
         self
     }
 
@@ -110,7 +123,8 @@ impl Machine {
             .args(["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
             .arg(path("disk")))?;
         let append = format!(
-            "console=ttyS0 quiet panic=-1 punnet.modules={} punnet.visible={},{}",
+            "console=ttyS0 quiet panic=-1 {} punnet.modules={} punnet.visible={},{}",
+            self.append,
             kernel.folder.join("lib/modules").display(),
             root().display(),
             target_dir().display(),

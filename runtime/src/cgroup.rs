@@ -1,5 +1,6 @@
 //! Makes the container's cgroup, writes its limits, removes it. cgroup v2 only.
 
+use crate::controllers::{ControllerFacts, Missing};
 use crate::error::{Error, OsContext, Result};
 use crate::paths::open_in_root;
 use crate::plan::{CgroupPlan, Limit};
@@ -25,7 +26,8 @@ pub(crate) struct Cgroup {
     pub fd: OwnedFd,
 }
 
-fn hierarchy() -> Option<&'static Path> {
+/// Where the v2 tree is mounted.
+pub(crate) fn hierarchy() -> Option<&'static Path> {
     let is_v2 =
         |place: &&&str| statfs(**place).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
     PLACES.iter().find(is_v2).map(|place| Path::new(*place))
@@ -68,12 +70,16 @@ pub(crate) fn of_process(pid: i32) -> Result<Cgroup> {
 pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cgroup>> {
     let Some(path) = path else {
         return match plan.limits.first() {
-            Some(limit) => Err(Error::Limit {
-                what: format!("linux.resources.{}", limit.field),
-                controller: limit.controller.clone(),
-                problem: "not usable: no cgroup v2 tree is mounted at /sys/fs/cgroup".to_owned(),
-                remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there".to_owned(),
-            }),
+            Some(limit) => {
+                let Missing { problem, remedy } =
+                    ControllerFacts::read(None).why_missing(&limit.controller, "/sys/fs/cgroup");
+                Err(Error::Limit {
+                    what: format!("linux.resources.{}", limit.field),
+                    controller: limit.controller.clone(),
+                    problem,
+                    remedy,
+                })
+            }
             None => Ok(None),
         };
     };
@@ -167,27 +173,23 @@ fn enable_controllers(limits: &[Limit], parent: &Path) -> Result<()> {
     for limit in limits {
         let controller = limit.controller.as_str();
         let has = |list: &str| list.split_whitespace().any(|name| name == controller);
-        let refuse = |problem: String, remedy: &str| Error::Limit {
+        let refuse = |Missing { problem, remedy }| Error::Limit {
             what: format!("linux.resources.{}", limit.field),
             controller: controller.to_owned(),
             problem,
-            remedy: remedy.to_owned(),
+            remedy,
         };
         if has(&enabled) {
             continue;
         }
         if !has(&available) {
+            let facts = ControllerFacts::read(hierarchy());
             return Err(refuse(
-                format!("not available in {}", parent.display()),
-                remedy(controller),
+                facts.why_missing(controller, &parent.display().to_string()),
             ));
         }
-        put(&parent.join("cgroup.subtree_control"), &format!("+{controller}")).map_err(|error| {
-            refuse(
-                format!("not delegated in {}: {error}", parent.display()),
-                "ask the administrator to delegate it (systemd: Delegate=yes)",
-            )
-        })?;
+        put(&parent.join("cgroup.subtree_control"), &format!("+{controller}"))
+            .map_err(|error| refuse(not_enabled(parent, &error)))?;
     }
     Ok(())
 }
@@ -207,13 +209,17 @@ fn enable_measuring(parent: &Path) {
     }
 }
 
-fn remedy(controller: &str) -> &'static str {
-    match controller {
-        "memory" => "on a Raspberry Pi add `cgroup_enable=memory` to the one line of cmdline.txt and reboot",
-        "cpuset" => "add `cgroup_enable=cpuset` to the kernel command line and reboot",
-        _ => {
-            "it may be bound to cgroup v1 (boot with systemd.unified_cgroup_hierarchy=1), not delegated, or missing in the kernel"
-        }
+/// Why a controller that `parent` has cannot be given to its children.
+fn not_enabled(parent: &Path, error: &std::io::Error) -> Missing {
+    let remedy = if error.raw_os_error() == Some(Errno::EBUSY as i32) {
+        "processes live in that cgroup itself, and cgroup v2 gives controllers only to the children of cgroups without processes: name a \
+         cgroup of its own (linux.cgroupsPath), or move them into a child"
+    } else {
+        "ask the administrator to delegate it (systemd: Delegate=yes)"
+    };
+    Missing {
+        problem: format!("not delegated in {}: {error}", parent.display()),
+        remedy: remedy.to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod plan;
+pub mod probe;
 pub mod seccomp;
 
 mod runtime;
@@ -29,6 +30,7 @@ mod foreground;
 mod cgroup;
 mod channel;
 pub mod cli;
+mod controllers;
 mod error;
 mod freezer;
 mod hooks;
@@ -42,6 +44,7 @@ mod state;
 mod stats;
 
 pub use control::{Seen, Watch};
+pub use controllers::{ControllerFacts, Missing};
 pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
 pub use id::{ContainerId, ID_BYTES_MAX};
 pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};

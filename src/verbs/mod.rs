@@ -6,6 +6,8 @@ mod archives;
 #[cfg(feature = "images")]
 mod containers;
 #[cfg(feature = "images")]
+mod doctor;
+#[cfg(feature = "images")]
 mod images;
 #[cfg(feature = "images")]
 mod inspect;
@@ -136,6 +138,8 @@ pub const VERBS: &[Verb] = &[
     images::PRUNE,
     #[cfg(feature = "images")]
     verify::VERIFY,
+    #[cfg(feature = "images")]
+    doctor::DOCTOR,
     #[cfg(feature = "agent")]
     agent::AGENT,
     agent::COMPLETION,

@@ -4,6 +4,7 @@
 //! This is the only crate with `unsafe`.
 
 mod caps;
+mod landlock;
 mod mount;
 mod net;
 mod process;
@@ -12,6 +13,7 @@ mod tty;
 mod xattr;
 
 pub use caps::*;
+pub use landlock::*;
 pub use mount::*;
 pub use net::*;
 pub use process::*;
