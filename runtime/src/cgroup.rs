@@ -3,12 +3,12 @@
 use crate::controllers::{ControllerFacts, Missing};
 use crate::error::{Error, OsContext, Result};
 use crate::paths::open_in_root;
-use crate::plan::{CgroupPlan, Limit};
+use crate::plan::{CgroupPlan, DeviceFilter, Limit, Without};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, geteuid};
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -94,21 +94,13 @@ pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cg
         }
         result => result?,
     }
-    put_limits(&plan.limits, path)?;
-    open(path, None).map(Some)
-}
-
-fn put_limits(limits: &[Limit], path: &Path) -> Result<()> {
-    for limit in limits {
-        let file = path.join(&limit.file);
-        put(&file, &limit.value).map_err(|error| Error::Limit {
-            what: format!("linux.resources.{}", limit.field),
-            controller: limit.controller.clone(),
-            problem: format!("refusing {:?} in {}: {error}", limit.value, limit.file),
-            remedy: "check the value".to_owned(),
-        })?;
+    for limit in plan.limits.iter().filter(|limit| !limit.late) {
+        put_limit(limit, path)?;
     }
-    Ok(())
+    if let Some(owner) = plan.owner.filter(|owner| *owner != geteuid().as_raw()) {
+        give_to(path, owner)?;
+    }
+    open(path, None).map(Some)
 }
 
 /// Changes limits of a cgroup that is there, enabling what they need on the way to it.
@@ -122,7 +114,7 @@ pub(crate) fn write_limits(path: &Path, limits: &[Limit]) -> Result<()> {
     for parent in way.into_iter().rev() {
         enable_controllers(limits, parent)?;
     }
-    put_limits(limits, path)
+    limits.iter().try_for_each(|limit| put_limit(limit, path))
 }
 
 /// Opens a container's cgroup, or one below it: the kernel keeps `sub` from leading out.
@@ -138,6 +130,69 @@ pub(crate) fn open(path: &Path, sub: Option<&Path>) -> Result<Cgroup> {
         path: path.to_owned(),
         fd,
     })
+}
+
+fn put_limit(limit: &Limit, path: &Path) -> Result<()> {
+    let is_missing = |result: &std::io::Result<()>| matches!(result, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+    let mut written = put(&path.join(&limit.file), &limit.value);
+    if is_missing(&written) && limit.optional {
+        return Ok(());
+    }
+    if let (true, Some((file, value))) = (is_missing(&written), &limit.instead) {
+        written = put(&path.join(file), value);
+    }
+    written.map_err(|error| Error::Limit {
+        what: format!("linux.resources.{}", limit.field),
+        controller: limit.controller.clone(),
+        problem: format!("refusing {:?} in {}: {error}", limit.value, limit.file),
+        remedy: "check the value".to_owned(),
+    })
+}
+
+/// Writes the limits that would have kept the container's process from being made.
+pub(crate) fn finish(plan: &CgroupPlan, cgroup: Option<&Cgroup>) -> Result<()> {
+    let Some(cgroup) = cgroup else { return Ok(()) };
+    plan.limits
+        .iter()
+        .filter(|limit| limit.late)
+        .try_for_each(|limit| put_limit(limit, &cgroup.path))
+}
+
+/// Gives the cgroup to a user of the host: its directory, and the files that the kernel names for this. cgroups(7), delegation
+fn give_to(path: &Path, owner: u32) -> Result<()> {
+    const NAMED: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+    let list = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| NAMED.to_owned());
+    let give = |path: &Path| nix::unistd::chown(path, Some(Uid::from_raw(owner)), None);
+    give(path).os("give away the cgroup", path.display())?;
+    for file in list.lines().map(|name| path.join(name)) {
+        match give(&file) {
+            // A list of what there can be.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno).os("give away", file.display()),
+        }
+    }
+    Ok(())
+}
+
+/// Has the kernel ask the program about every device. False when it cannot and the image's nodes are to be closed instead.
+pub(crate) fn guard_devices(filter: &DeviceFilter, cgroup: Option<&Cgroup>) -> Result<bool> {
+    let attached = cgroup.ok_or(Errno::ENOENT).and_then(|cgroup| {
+        let program = punnet_sys::bpf_prog_load_cgroup_device(&filter.program)?;
+        punnet_sys::bpf_prog_attach_cgroup_device(cgroup.fd.as_fd(), program.as_fd())
+    });
+    match (attached, filter.without) {
+        (Ok(()), _) => Ok(true),
+        // The kernel may not take such programs from us, or have none; anything else is our mistake.
+        (Err(Errno::EPERM | Errno::EACCES | Errno::ENOENT | Errno::ENOSYS), Without::CloseRoot) => Ok(false),
+        (Err(errno), _) => Err(Error::config(
+            "linux.resources.devices",
+            format!(
+                "denies devices, and this machine attaches no BPF program to the container's cgroup ({}): mount cgroup v2 at \
+                 /sys/fs/cgroup and start as root, or drop CAP_MKNOD from process.capabilities",
+                errno.desc()
+            ),
+        )),
+    }
 }
 
 /// Writes into a file that must be there: the kernel's files cannot be made.
@@ -172,6 +227,9 @@ fn enable_controllers(limits: &[Limit], parent: &Path) -> Result<()> {
     let (available, enabled) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
     for limit in limits {
         let controller = limit.controller.as_str();
+        if controller.is_empty() {
+            continue;
+        }
         let has = |list: &str| list.split_whitespace().any(|name| name == controller);
         let refuse = |Missing { problem, remedy }| Error::Limit {
             what: format!("linux.resources.{}", limit.field),

@@ -51,35 +51,59 @@ impl HostProc {
             .os("read", "/proc/thread-self")
     }
 
-    /// Sets the labels that the next execve(2) takes on.
-    pub fn set_labels(&self, process: &ProcessPlan) -> Result<()> {
-        if let Some(profile) = &process.apparmor_profile {
-            let value = format!("exec {profile}");
-            // The shared file belongs to another module where several are active.
-            match self.write("thread-self/attr/apparmor/exec", &value) {
-                Err(Errno::ENOENT) => self.write("thread-self/attr/exec", &value),
-                result => result,
-            }
-            .os("change to the AppArmor profile (is it loaded?)", profile)?;
-        }
-        if let Some(label) = &process.selinux_label {
-            self.write("thread-self/attr/exec", label)
-                .os("change to the SELinux label", label)?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, path: &str, value: &str) -> nix::Result<()> {
+    /// Opens one of the calling process' own attributes.
+    fn attribute(&self, name: &str) -> nix::Result<OwnedFd> {
         // Nothing mounted over a file of procfs can stand in for it (CVE-2019-16884).
         let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(
             ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
-        let file = openat2(&self.0, Path::new(path), how)?;
-        let written = nix::unistd::write(&file, value.as_bytes())?;
-        if written == value.len() {
-            Ok(())
-        } else {
-            Err(Errno::EIO)
+        openat2(&self.0, Path::new(&format!("thread-self/attr/{name}")), how)
+    }
+}
+
+/// Labels that the next execve(2) takes on. Their files are opened while the process still is the caller's: later they belong to
+/// nobody it may be.
+#[derive(Debug, Default)]
+pub(crate) struct Labels {
+    apparmor: Option<(OwnedFd, String)>,
+    selinux: Option<(OwnedFd, String)>,
+}
+
+impl Labels {
+    /// Opens what this process will need.
+    pub fn open(proc: Option<&HostProc>, process: &ProcessPlan) -> Result<Self> {
+        let Some(proc) = proc else {
+            return Ok(Self::default());
+        };
+        let apparmor = process.apparmor_profile.as_ref().map(|profile| {
+            // The file of all modules belongs to another one where several are active.
+            match proc.attribute("apparmor/exec") {
+                Err(Errno::ENOENT) => proc.attribute("exec"),
+                result => result,
+            }
+            .os("prepare the change to the AppArmor profile", profile)
+            .map(|file| (file, profile.clone()))
+        });
+        let selinux = process.selinux_label.as_ref().map(|label| {
+            proc.attribute("exec")
+                .os("prepare the change to the SELinux label", label)
+                .map(|file| (file, label.clone()))
+        });
+        Ok(Self {
+            apparmor: apparmor.transpose()?,
+            selinux: selinux.transpose()?,
+        })
+    }
+
+    /// Sets them.
+    pub fn set(&self) -> Result<()> {
+        if let Some((file, profile)) = &self.apparmor {
+            nix::unistd::write(file, format!("exec {profile}").as_bytes())
+                .os("change to the AppArmor profile (is it loaded?)", profile)?;
         }
+        if let Some((file, label)) = &self.selinux {
+            nix::unistd::write(file, label.as_bytes()).os("change to the SELinux label", label)?;
+        }
+        Ok(())
     }
 }

@@ -1,10 +1,16 @@
-//! Writes a new user namespace's id maps, from outside. user_namespaces(7)
+//! Writes a new user namespace's id maps, from outside; makes one for the maps alone. user_namespaces(7)
 
+use crate::channel::Channel;
 use crate::error::{Error, OsContext, Result};
-use crate::plan::NamespacePlan;
+use crate::foreground;
+use crate::plan::namespaces_bits::USER;
+use crate::plan::{Maps, NamespacePlan};
 use nix::unistd::{Pid, getegid, geteuid};
 use punnet_spec::IdMapping;
+use punnet_sys::{CloneArgs, Forked};
 use std::fmt::Write as _;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
 /// What kind of maps the caller may write.
@@ -39,6 +45,39 @@ pub(crate) fn write(plan: &NamespacePlan, pid: Pid) -> Result<()> {
     }
     helper("newuidmap", pid, &plan.uid_map, "/etc/subuid")?;
     helper("newgidmap", pid, &plan.gid_map, "/etc/subgid")
+}
+
+/// A user namespace with these maps that nobody is in.
+pub(crate) fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
+    let (uid_map, gid_map) = match maps {
+        Maps::Given(uids, gids) => (uids, gids),
+        Maps::Namespace(path) => return File::open(path).map(OwnedFd::from).os("open", path.display()),
+    };
+    let (ours, theirs) = Channel::pair()?;
+    let args = CloneArgs {
+        namespaces: USER,
+        ..CloneArgs::default()
+    };
+    let (pid, pidfd) = match punnet_sys::clone3(args).os("make", "a user namespace for a mount")? {
+        Forked::Child => {
+            drop(ours);
+            // Holds the namespace until the runtime lets go of its end.
+            drop(theirs.receive());
+            punnet_sys::exit_now(0)
+        }
+        Forked::Parent(pid, pidfd) => (pid, pidfd),
+    };
+    drop(theirs);
+    let plan = NamespacePlan {
+        uid_map: uid_map.clone(),
+        gid_map: gid_map.clone(),
+        ..NamespacePlan::default()
+    };
+    let file = format!("/proc/{pid}/ns/user");
+    let namespace = write(&plan, pid).and_then(|()| File::open(&file).os("open", &file));
+    drop((ours, pidfd));
+    foreground::exit_status(pid)?;
+    namespace.map(OwnedFd::from)
 }
 
 fn lines(map: &[IdMapping]) -> String {

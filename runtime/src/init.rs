@@ -4,7 +4,7 @@
 use crate::channel::{Channel, Message};
 use crate::error::{Error, OsContext, Result};
 use crate::hooks::{self, HookKind};
-use crate::host::HostProc;
+use crate::host::{HostProc, Labels};
 use crate::listener::Listener;
 use crate::paths::{create_dir_all, open_plain};
 use crate::plan::namespaces_bits::{CGROUP, NETWORK, USER};
@@ -51,6 +51,10 @@ pub(crate) struct Context<'a> {
     pub attach_at: &'a Path,
     /// The container's cgroup, if it has one.
     pub cgroup: Option<&'a Path>,
+    /// Binds that the runtime has made for us.
+    pub idmapped: &'a rootfs::Idmapped,
+    /// Close the device nodes of the image: no program decides about devices.
+    pub root_nodev: bool,
     /// Descriptors beyond the standard three that the program keeps.
     pub preserve_fds: u32,
     pub new_keyring: bool,
@@ -69,8 +73,15 @@ pub(crate) fn run(context: &Context<'_>, plan: &Plan) -> Result<Infallible> {
     let Some(process) = &plan.process else {
         return Err(Error::config("process", "is missing: there is nothing to run"));
     };
+    let labels = Labels::open(context.proc, process)?;
     set_up(context, plan, process)?;
-    become_process(context, process, &plan.confinement, &plan.hooks.start_container)
+    become_process(
+        context,
+        process,
+        &plan.confinement,
+        &labels,
+        &plan.hooks.start_container,
+    )
 }
 
 /// One more process in a container that is there: `exec`. Comes back only with an error.
@@ -81,6 +92,7 @@ pub(crate) fn run_exec(
     namespaces: u64,
 ) -> Result<Infallible> {
     context.channel.wait_for_go()?;
+    let labels = Labels::open(context.proc, process)?;
     prctl::set_dumpable(false).os("set", "PR_SET_DUMPABLE")?;
     leave_session(context)?;
     if let Some(last) = &process.affinity.last {
@@ -93,7 +105,7 @@ pub(crate) fn run_exec(
         let root = open_plain(Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
         terminal::open_pair(root.as_fd(), process, context.channel)?;
     }
-    become_process(context, process, confinement, &[])
+    become_process(context, process, confinement, &labels, &[])
 }
 
 /// Namespaces, root file system, everything that belongs to the container rather than to one process of it.
@@ -108,12 +120,12 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
     // Modes of devices and directories are exactly the planned ones; the program's own umask comes later.
     umask(Mode::empty());
     // Host paths are opened with the caller's rights, before we become the container's root.
-    let sources = rootfs::open_sources(plan)?;
+    let sources = rootfs::open_sources(plan, context.idmapped)?;
     // From here on no mount of ours reaches the host, whatever the host's propagation is.
     let host_root = open_plain(root, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
     punnet_sys::mount_setattr(host_root.as_fd(), true, 0, 0, punnet_sys::propagation::SLAVE)
         .os("separate", "the mount namespace")?;
-    rootfs::attach_root(&sources, plan, context.attach_at)?;
+    rootfs::attach_root(&sources, context.root_nodev, context.attach_at)?;
     if in_userns {
         become_root(context)?;
     }
@@ -246,6 +258,7 @@ fn become_process(
     context: &Context<'_>,
     process: &ProcessPlan,
     confinement: &Confinement,
+    labels: &Labels,
     start_hooks: &[punnet_spec::Hook],
 ) -> Result<Infallible> {
     if !process.terminal {
@@ -281,9 +294,7 @@ fn become_process(
         // Whatever we or our callers left open ends at execve(2), of a hook too.
         punnet_sys::close_range_cloexec(3 + context.preserve_fds).os("close", "inherited descriptors")?;
         hooks::run(HookKind::StartContainer, start_hooks, context.state)?;
-        if let Some(proc) = context.proc {
-            proc.set_labels(process)?;
-        }
+        labels.set()?;
         // Last, so that the filter need not allow what set-up does.
         if let (Some(listener), Some(proc)) = (context.listener, context.proc) {
             listener.install(proc, context.state)?;

@@ -31,6 +31,7 @@ mod cgroup;
 mod channel;
 pub mod cli;
 mod controllers;
+mod copy_tree;
 mod error;
 mod freezer;
 mod hooks;

@@ -2,6 +2,7 @@
 //! machine, and nothing panics whatever the file says. What acts on the plan is in `launch`, `init`, `rootfs`, `cgroup`.
 
 mod cgroup;
+mod devices;
 mod mounts;
 mod namespaces;
 mod process;
@@ -11,7 +12,8 @@ mod schedule;
 mod update;
 
 pub use cgroup::{CgroupPlan, Limit};
-pub use mounts::{MountPlan, MountSource, Propagation};
+pub use devices::{DeviceFilter, Without};
+pub use mounts::{IdmapPlan, Maps, MountPlan, MountSource, Propagation};
 pub use namespaces::{Join, NamespacePlan};
 pub use process::{CAPABILITY_NAMES, CapabilityPlan, ProcessPlan, RlimitPlan, capability_number};
 pub use rootfs::{DeviceKind, DevicePlan, RootPlan};
@@ -107,11 +109,10 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         .mounts
         .iter()
         .enumerate()
-        .map(|(index, mount)| mounts::plan(mount, index, &namespaces, host))
+        .map(|(index, mount)| mounts::plan(mount, index, &linux.mount_label, &namespaces, host))
         .collect::<Result<Vec<_>>>()?;
     let (root, mounts) = rootfs::plan(spec, mounts, host)?;
     let capabilities = process.as_ref().map(|process| process.capabilities);
-    let root = rootfs::guard_devices(root, &linux, capabilities, &namespaces)?;
     let setup_dev = !mounts
         .iter()
         .any(|mount| mount.is_bind() && mount.destination == Path::new("/dev"));
@@ -144,7 +145,11 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         sysctl: namespaces::sysctls(&linux, &namespaces)?,
         hostname: spec.hostname.clone(),
         domainname: spec.domainname.clone(),
-        cgroup: cgroup::plan(&linux, host)?,
+        cgroup: CgroupPlan {
+            devices: devices::plan(&linux, capabilities, &namespaces)?,
+            owner: cgroup::owner(spec, &namespaces),
+            ..cgroup::plan(&linux, host)?
+        },
         confinement: plan_confinement(&linux)?,
         hooks: spec.hooks.clone().unwrap_or_default(),
         namespaces,

@@ -4,6 +4,7 @@
 use crate::error::{Error, OsContext, Result};
 use crate::paths::{create_dir_all, create_file, open_in_root, open_no_follow, open_plain, split};
 use crate::plan::{DeviceKind, DevicePlan, MountPlan, MountSource, Plan, Propagation};
+use crate::{copy_tree, idmap};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
@@ -26,11 +27,61 @@ fn c_string(text: impl AsRef<[u8]>) -> Result<CString> {
     CString::new(text.as_ref()).map_err(|_| Error::config("mounts", "has a zero byte"))
 }
 
+/// Id-mapped binds: made by the runtime before the container's process, because the kernel gives them only to who owns the file system.
+#[derive(Default)]
+pub(crate) struct Idmapped {
+    /// One per mount of the plan.
+    mounts: Vec<Option<OwnedFd>>,
+    root: Option<OwnedFd>,
+}
+
+impl Idmapped {
+    /// Makes what the plan asks for.
+    pub fn make(plan: &Plan) -> Result<Self> {
+        let all = plan.mounts.iter().chain(&plan.root.mount);
+        if all.into_iter().all(|mount| mount.idmap.is_none()) {
+            return Ok(Self::default());
+        }
+        let root = plan.root.mount.as_ref().map(open_idmapped).transpose()?;
+        Ok(Self {
+            mounts: plan.mounts.iter().map(open_idmapped).collect::<Result<_>>()?,
+            root: root.flatten(),
+        })
+    }
+}
+
+fn open_idmapped(mount: &MountPlan) -> Result<Option<OwnedFd>> {
+    let Some(idmap) = &mount.idmap else {
+        return Ok(None);
+    };
+    let Some(bind) = open_bind(mount)? else {
+        return Ok(None);
+    };
+    let namespace = idmap::user_namespace(&idmap.maps)?;
+    punnet_sys::mount_idmap(bind.as_fd(), idmap.recursive, namespace.as_fd()).os(
+        "map the ids of (does its file system support that?)",
+        mount.destination.display(),
+    )?;
+    Ok(Some(bind))
+}
+
 /// Clones every part of the host that the container gets, as detached mounts.
-pub(crate) fn open_sources(plan: &Plan) -> Result<Sources> {
-    let binds = plan.mounts.iter().map(open_bind).collect::<Result<Vec<_>>>()?;
+pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> {
+    let open = |mount: &MountPlan, made: Option<&OwnedFd>| match made {
+        Some(made) => made
+            .try_clone()
+            .map(Some)
+            .os("use the mount for", mount.destination.display()),
+        None => open_bind(mount),
+    };
+    let binds = plan
+        .mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| open(mount, idmapped.mounts.get(index).and_then(Option::as_ref)))
+        .collect::<Result<Vec<_>>>()?;
     let root = match &plan.root.mount {
-        Some(mount) => match open_bind(mount)? {
+        Some(mount) => match open(mount, idmapped.root.as_ref())? {
             Some(bind) => bind,
             None => new_mount(mount)?,
         },
@@ -96,8 +147,13 @@ fn new_mount(mount: &MountPlan) -> Result<OwnedFd> {
             source,
             options,
         } => {
-            let fd = new_file_system(kind, source, options, mount.set | mount.set_recursive)?;
-            Ok(fd)
+            // Copying up needs to write first.
+            let attributes = if mount.copy_up {
+                0
+            } else {
+                mount.set | mount.set_recursive
+            };
+            new_file_system(kind, source, options, attributes)
         }
         MountSource::Cgroup => new_file_system("cgroup2", "cgroup", &[], mount.set | mount.set_recursive),
         MountSource::Bind { path, .. } => Err(Error::config(
@@ -169,12 +225,12 @@ fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Error {
     }
 }
 
-/// Attaches the root somewhere in our own mount namespace: `at` is any directory.
-pub(crate) fn attach_root(sources: &Sources, plan: &Plan, at: &Path) -> Result<()> {
+/// Attaches the root somewhere in our own mount namespace: `at` is any directory. With `nodev` its device nodes cannot be opened.
+pub(crate) fn attach_root(sources: &Sources, nodev: bool, at: &Path) -> Result<()> {
     let at_fd = open_plain(at, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", at.display())?;
     punnet_sys::move_mount(sources.root.as_fd(), at_fd.as_fd())
         .os("attach the root file system at", at.display())?;
-    if plan.root.nodev {
+    if nodev {
         punnet_sys::mount_setattr(sources.root.as_fd(), true, attr::NODEV, 0, 0)
             .os("close the devices of", "the root file system")?;
     }
@@ -298,6 +354,10 @@ fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
         && (is_procfs(&target).os("inspect", shown)? || mount.destination == Path::new("/proc"))
     {
         return refuse("lies inside procfs: mounting there is not allowed");
+    }
+    if mount.copy_up {
+        copy_tree::copy(&target, fd).os("copy into the tmpfs what is in", shown)?;
+        set_attributes(fd, mount).os("set the options of", shown)?;
     }
     punnet_sys::move_mount(fd.as_fd(), target.as_fd()).os("mount on", shown)?;
     for Propagation { kind, recursive } in &mount.propagation {

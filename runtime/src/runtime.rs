@@ -13,7 +13,7 @@ use crate::plan::namespaces_bits::{PID, USER};
 use crate::plan::{self, HostFacts};
 use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
-use crate::{cgroup, idmap, own_file};
+use crate::{cgroup, idmap, own_file, rootfs};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -498,6 +498,8 @@ impl Runtime {
                 stdio: &options.stdio,
                 attach_at: Path::new("/"),
                 cgroup: None,
+                root_nodev: false,
+                idmapped: &rootfs::Idmapped::default(),
                 preserve_fds: options.preserve_fds,
                 new_keyring: true,
                 setgroups_denied: record.setgroups_denied,
@@ -645,6 +647,10 @@ fn create_in(
     dir.save_config(bytes)?;
     let cgroup = cgroup::create(&plan.cgroup, cgroup_path.as_deref())?;
     record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+    let root_nodev = match &plan.cgroup.devices {
+        Some(filter) => !cgroup::guard_devices(filter, cgroup.as_ref())?,
+        None => false,
+    };
     let mut gate = if gate {
         let (_directory, path) = dir.gate()?;
         Some(UnixListener::bind(&path).os("make the gate in", dir.path().display())?)
@@ -652,6 +658,7 @@ fn create_in(
         None
     };
     let state = record.to_state(Status::Creating);
+    let idmapped = rootfs::Idmapped::make(plan)?;
     let listener = Listener::connect(plan.confinement.seccomp.as_ref())?;
     let proc = HostProc::open_for(process, listener.is_some())?;
     let gate = std::cell::Cell::new(gate.take());
@@ -663,6 +670,8 @@ fn create_in(
             stdio: &options.stdio,
             attach_at: dir.path(),
             cgroup: record.cgroup.as_deref(),
+            root_nodev,
+            idmapped: &idmapped,
             preserve_fds: options.preserve_fds,
             new_keyring: host.new_keyring,
             setgroups_denied: record.setgroups_denied,
@@ -683,16 +692,19 @@ fn create_in(
         &outside,
         &inside,
     )?;
-    let done = state::start_time(launched.pid).and_then(|start_time| {
-        record.pid = launched.pid.as_raw();
-        record.pid_start_time = start_time;
-        dir.save(&record)?;
-        publish(
-            &mut launched,
-            options.console_socket.as_deref(),
-            options.pid_file.as_deref(),
-        )
-    });
+    let limited = cgroup::finish(&plan.cgroup, cgroup.as_ref());
+    let done = limited
+        .and_then(|()| state::start_time(launched.pid))
+        .and_then(|start_time| {
+            record.pid = launched.pid.as_raw();
+            record.pid_start_time = start_time;
+            dir.save(&record)?;
+            publish(
+                &mut launched,
+                options.console_socket.as_deref(),
+                options.pid_file.as_deref(),
+            )
+        });
     if let Err(error) = done {
         crate::launch::end(launched.pid, launched.pidfd.as_fd());
         return Err(error);

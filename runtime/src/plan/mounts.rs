@@ -2,7 +2,7 @@
 
 use super::{HostFacts, NamespacePlan, namespaces};
 use crate::error::{Error, Result};
-use punnet_spec::Mount;
+use punnet_spec::{IdMapping, Mount};
 use punnet_sys::{attr, propagation};
 use std::path::{Component, Path, PathBuf};
 
@@ -13,6 +13,24 @@ pub struct Propagation {
     pub kind: u64,
     /// Also for the mounts below.
     pub recursive: bool,
+}
+
+/// The maps through which the owners of a mount's files are shown. mount_setattr(2), MOUNT_ATTR_IDMAP
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdmapPlan {
+    /// Also for the mounts below.
+    pub recursive: bool,
+    /// Where the maps come from.
+    pub maps: Maps,
+}
+
+/// Where the maps of an id-mapped mount come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maps {
+    /// Lines for users and for groups: container ids are those on the disk, host ids those that are seen.
+    Given(Vec<IdMapping>, Vec<IdMapping>),
+    /// The user namespace behind this file, which the container joins.
+    Namespace(PathBuf),
 }
 
 /// Where a mount's content comes from.
@@ -55,6 +73,10 @@ pub struct MountPlan {
     pub clear_recursive: u64,
     /// Propagation, in the order given.
     pub propagation: Vec<Propagation>,
+    /// Id-mapped.
+    pub idmap: Option<IdmapPlan>,
+    /// Copy what the root has at the destination into the new file system first.
+    pub copy_up: bool,
 }
 
 impl MountPlan {
@@ -121,8 +143,11 @@ fn parse_plain_word(word: &str) -> Option<Word> {
         "slave" => Propagate(propagation::SLAVE),
         "unbindable" => Propagate(propagation::UNBINDABLE),
         "bind" => Bind,
-        "sync" | "dirsync" | "lazytime" | "mand" | "iversion" | "silent" => Super,
-        "defaults" | "async" | "nomand" | "nolazytime" | "noiversion" | "loud" | "remount" => Nothing,
+        "sync" | "dirsync" | "lazytime" => Super,
+        // Defaults; what the kernel has dropped (mand, Linux 5.15); what only says how loud mount(2) is; a counter for file servers that
+        // no system call here can ask for. A mount that is not there yet is not remounted, it is made so.
+        "defaults" | "async" | "nomand" | "nolazytime" | "noiversion" | "loud" | "remount" | "mand"
+        | "iversion" | "silent" => Nothing,
         _ => return None,
     })
 }
@@ -137,11 +162,14 @@ fn parse_word(word: &str) -> Option<(Word, bool)> {
     }
 }
 
-/// Options that would change what the mount means and that we do not implement.
-const REFUSED: [&str; 3] = ["tmpcopyup", "idmap", "ridmap"];
-
 /// Plans `mounts[index]`.
-pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &HostFacts) -> Result<MountPlan> {
+pub fn plan(
+    mount: &Mount,
+    index: usize,
+    label: &str,
+    namespaces: &NamespacePlan,
+    host: &HostFacts,
+) -> Result<MountPlan> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     for (name, value) in [
         ("destination", &mount.destination),
@@ -163,25 +191,27 @@ pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &Host
         set_recursive: 0,
         clear_recursive: 0,
         propagation: Vec::new(),
+        idmap: None,
+        copy_up: false,
     };
     let mut bind = (mount.kind == "bind").then_some(false);
     let mut options = Vec::new();
+    let mut idmap = None;
     for option in &mount.options {
-        if REFUSED.contains(&option.as_str()) || option.starts_with("idmap=") || option.starts_with("ridmap=")
-        {
-            return Err(Error::config(
-                field("options"),
-                format!("{option:?} is not supported yet"),
-            ));
-        }
-        match parse_word(option) {
-            Some((Word::Bind, recursive)) => bind = Some(recursive),
-            Some((Word::Super, _)) => options.push((option.clone(), None)),
-            Some((word, recursive)) => plan.apply(&word, recursive),
-            None => options.push(match option.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (option.clone(), None),
-            }),
+        match option.as_str() {
+            "idmap" => idmap = Some(false),
+            "ridmap" => idmap = Some(true),
+            "tmpcopyup" if mount.kind == "tmpfs" => plan.copy_up = true,
+            "tmpcopyup" => return Err(Error::config(field("options"), "tmpcopyup is for a tmpfs")),
+            option => match parse_word(option) {
+                Some((Word::Bind, recursive)) => bind = Some(recursive),
+                Some((Word::Super, _)) => options.push((option.to_owned(), None)),
+                Some((word, recursive)) => plan.apply(&word, recursive),
+                None => options.push(match option.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                    None => (option.to_owned(), None),
+                }),
+            },
         }
     }
     if let Some((key, _)) = options
@@ -195,11 +225,9 @@ pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &Host
     }
     plan.source = match (bind, mount.kind.as_str()) {
         (Some(recursive), _) => {
-            if let Some((key, _)) = options
-                .iter()
-                .find(|(_, value)| value.is_some())
-                .or(options.first())
-            {
+            // What belongs to a whole file system does not change with one more view of it, as with mount(8).
+            let is_plain = |key: &str| matches!(parse_plain_word(key), Some(Word::Super));
+            if let Some((key, _)) = options.iter().find(|(key, _)| !is_plain(key)) {
                 return Err(Error::config(
                     field("options"),
                     format!("unknown option {key:?} for a bind mount"),
@@ -226,6 +254,9 @@ pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &Host
                 // The kernel keeps trusted.* attributes from the owner of a user namespace.
                 options.push(("userxattr".to_owned(), None));
             }
+            if !label.is_empty() && !UNLABELLED.contains(&kind) {
+                options.push(("context".to_owned(), Some(label.to_owned())));
+            }
             MountSource::New {
                 kind: kind.to_owned(),
                 source: mount.source.clone(),
@@ -233,6 +264,13 @@ pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &Host
             }
         }
     };
+    plan.idmap = plan_idmap(mount, idmap, &field, namespaces, host)?;
+    if plan.idmap.is_some() && !plan.is_bind() {
+        return Err(Error::config(
+            field("options"),
+            "only bind mounts can be id-mapped here",
+        ));
+    }
     if plan.destination == Path::new("/proc") && !plan.is_bind() && plan.new_kind() != Some("proc") {
         return Err(Error::config(
             field("destination"),
@@ -240,6 +278,55 @@ pub fn plan(mount: &Mount, index: usize, namespaces: &NamespacePlan, host: &Host
         ));
     }
     Ok(plan)
+}
+
+/// File systems whose files have labels of their own, which no mount changes.
+const UNLABELLED: [&str; 3] = ["proc", "sysfs", "mqueue"];
+
+/// Plans `idmap` and `ridmap` (`option`, and whether the second), `uidMappings` and `gidMappings`.
+fn plan_idmap(
+    mount: &Mount,
+    option: Option<bool>,
+    field: &dyn Fn(&str) -> String,
+    namespaces: &NamespacePlan,
+    host: &HostFacts,
+) -> Result<Option<IdmapPlan>> {
+    let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    if uids.is_empty() && gids.is_empty() && option.is_none() {
+        return Ok(None);
+    }
+    if uids.is_empty() != gids.is_empty() {
+        return Err(Error::config(
+            field("uidMappings"),
+            "and gidMappings need each other",
+        ));
+    }
+    if host.euid != 0 {
+        return Err(Error::config(
+            field("uidMappings"),
+            "only root may map the ids of a mount: the kernel asks who owns its file system",
+        ));
+    }
+    let joined = namespaces.join.iter().find(|join| join.kind == namespaces::USER);
+    let maps = if !uids.is_empty() {
+        Maps::Given(
+            namespaces::mappings(&field("uidMappings"), uids, 0)?,
+            namespaces::mappings(&field("gidMappings"), gids, 0)?,
+        )
+    } else if let Some(join) = joined {
+        Maps::Namespace(join.path.clone())
+    } else if namespaces.has(namespaces::USER) {
+        Maps::Given(namespaces.uid_map.clone(), namespaces.gid_map.clone())
+    } else {
+        return Err(Error::config(
+            field("options"),
+            "idmap without uidMappings and gidMappings needs a user namespace",
+        ));
+    };
+    Ok(Some(IdmapPlan {
+        recursive: option == Some(true),
+        maps,
+    }))
 }
 
 impl MountPlan {
@@ -296,7 +383,7 @@ mod tests {
             new: namespaces,
             ..NamespacePlan::default()
         };
-        plan(&mount, 0, &namespaces, &host).map_err(|error| error.to_string())
+        plan(&mount, 0, "", &namespaces, &host).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -355,13 +442,120 @@ mod tests {
         for (kind, options, word) in [
             ("bind", &["bind", "sizzle=3"][..], "sizzle"),
             ("bind", &["fancy"], "fancy"),
-            ("tmpfs", &["tmpcopyup"], "tmpcopyup"),
+            ("bind", &["bind", "tmpcopyup"], "tmpcopyup"),
+            ("bind", &["bind", "idmap"], "needs a user namespace"),
+            ("bind", &["bind", "ridmap=uids"], "ridmap"),
             ("tmpfs", &["=x"], "not an option"),
             ("none", &["ro"], "neither bind nor rbind"),
         ] {
             let error = check(kind, options, 0).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    /// Every word of the specification's table is an option of a bind mount or of a new file system, and never an unknown one.
+    #[test]
+    fn every_option_of_the_specification_is_known() {
+        const WORDS: &str = "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime \
+            noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime relatime \
+            remount rexec rnoatime rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw \
+            rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync unbindable";
+        for word in WORDS.split_whitespace() {
+            check("bind", &["rbind", word], 0).unwrap();
+            let MountSource::New { options, .. } = (match check("tmpfs", &[word], 0).unwrap().source {
+                MountSource::Bind { .. } if word.ends_with("bind") => continue,
+                source => source,
+            }) else {
+                panic!("{word}")
+            };
+            let own = ["sync", "dirsync", "lazytime"].contains(&word);
+            assert_eq!(options.len(), usize::from(own), "{word}: {options:?}");
+        }
+    }
+
+    #[test]
+    fn recursive_options_change_all_mounts_below() {
+        let plan = check(
+            "bind",
+            &["rbind", "rro", "rnosuid", "rsuid", "rnoatime", "noexec"],
+            0,
+        )
+        .unwrap();
+        assert_eq!((plan.set, plan.clear), (attr::NOEXEC, 0));
+        assert_eq!(plan.set_recursive, attr::RDONLY | attr::NOATIME);
+        assert_eq!(plan.clear_recursive, attr::NOSUID | attr::ATIME);
+    }
+
+    #[test]
+    fn idmapped_mounts_take_their_own_maps_or_the_containers() {
+        let line = |host_id| IdMapping {
+            container_id: 0,
+            host_id,
+            size: 10,
+        };
+        let host = HostFacts::default();
+        let own = NamespacePlan {
+            new: namespaces::USER,
+            uid_map: vec![line(100)],
+            gid_map: vec![line(200)],
+            ..NamespacePlan::default()
+        };
+        let joined = NamespacePlan {
+            join: vec![super::super::Join {
+                kind: namespaces::USER,
+                name: "user",
+                path: "/ns".into(),
+            }],
+            ..NamespacePlan::default()
+        };
+        let given = (vec![line(7)], vec![line(8)]);
+        let none = (Vec::new(), Vec::new());
+        let check = |option: &str,
+                     maps: &(Vec<IdMapping>, Vec<IdMapping>),
+                     namespaces: &NamespacePlan,
+                     host: &HostFacts| {
+            let mount = Mount {
+                destination: "/x".into(),
+                source: "/y".into(),
+                options: vec!["rbind".into(), option.into()],
+                uid_mappings: maps.0.clone(),
+                gid_mappings: maps.1.clone(),
+                ..Mount::default()
+            };
+            plan(&mount, 0, "", namespaces, host)
+                .map(|plan| plan.idmap.map(|idmap| (idmap.recursive, idmap.maps)))
+                .map_err(|error| error.to_string())
+        };
+        let maps = |maps: &(Vec<IdMapping>, Vec<IdMapping>)| Maps::Given(maps.0.clone(), maps.1.clone());
+        for (option, lines, namespaces, expected) in [
+            ("ro", &given, &own, (false, maps(&given))),
+            ("ridmap", &given, &own, (true, maps(&given))),
+            (
+                "idmap",
+                &none,
+                &own,
+                (false, Maps::Given(vec![line(100)], vec![line(200)])),
+            ),
+            ("ridmap", &none, &joined, (true, Maps::Namespace("/ns".into()))),
+        ] {
+            assert_eq!(check(option, lines, namespaces, &host).unwrap(), Some(expected));
+        }
+        assert_eq!(check("ro", &none, &own, &host).unwrap(), None);
+        let half = (vec![line(1)], Vec::new());
+        assert!(
+            check("idmap", &half, &own, &host)
+                .unwrap_err()
+                .contains("gidMappings")
+        );
+        let user = HostFacts {
+            euid: 1000,
+            ..HostFacts::default()
+        };
+        assert!(
+            check("idmap", &none, &own, &user)
+                .unwrap_err()
+                .contains("only root")
+        );
     }
 
     #[test]
@@ -377,6 +571,32 @@ mod tests {
             assert_eq!(
                 options.iter().filter(|(key, _)| key == "userxattr").count(),
                 count
+            );
+        }
+    }
+
+    #[test]
+    fn the_label_is_an_option_of_file_systems_that_have_labels() {
+        let namespaces = NamespacePlan::default();
+        for (kind, labelled) in [
+            ("tmpfs", true),
+            ("devpts", true),
+            ("proc", false),
+            ("sysfs", false),
+        ] {
+            let mount = Mount {
+                destination: "/x".into(),
+                kind: kind.into(),
+                ..Mount::default()
+            };
+            let plan = plan(&mount, 0, "a:b:c:d", &namespaces, &HostFacts::default()).unwrap();
+            let MountSource::New { options, .. } = plan.source else {
+                panic!()
+            };
+            assert_eq!(
+                options.iter().any(|(key, _)| key == "context"),
+                labelled,
+                "{kind}"
             );
         }
     }

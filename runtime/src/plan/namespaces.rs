@@ -131,7 +131,7 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
 }
 
 /// Checks one map; an empty one becomes root inside = the caller outside, where the caller is an ordinary user.
-fn mappings(field: &str, given: &[IdMapping], caller: u32) -> Result<Vec<IdMapping>> {
+pub(super) fn mappings(field: &str, given: &[IdMapping], caller: u32) -> Result<Vec<IdMapping>> {
     if given.is_empty() {
         return Ok(vec![IdMapping {
             container_id: 0,

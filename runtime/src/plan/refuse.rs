@@ -92,17 +92,7 @@ fn unsupported_in_linux(linux: &Linux, host: &HostFacts) -> Result<()> {
     {
         return refuse("linux.resources.network", "exists in cgroup v1 only");
     }
-    let refused = [
-        (!resources.rdma.is_empty(), "linux.resources.rdma"),
-        (
-            !resources.hugepage_limits.is_empty(),
-            "linux.resources.hugepageLimits",
-        ),
-    ];
-    match refused.iter().find(|(present, _)| *present) {
-        Some((_, field)) => refuse(field, not_yet),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 const NO_SELINUX: &str = "asks for an SELinux label, and SELinux is not active in this machine's kernel \

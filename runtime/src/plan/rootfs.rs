@@ -1,7 +1,7 @@
 //! The root file system and its device nodes.
 
 use super::mounts::{MountPlan, Propagation, parse_propagation};
-use super::{CapabilityPlan, HostFacts, NamespacePlan, capability_number, mounts, namespaces};
+use super::{HostFacts, mounts};
 use crate::error::{Error, Result};
 use punnet_spec::{Linux, Spec};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,6 @@ pub struct RootPlan {
     pub mount: Option<MountPlan>,
     /// Read-only once everything is in place.
     pub readonly: bool,
-    /// Device nodes in the root file system itself cannot be opened: what `linux.resources.devices` asks for.
-    pub nodev: bool,
     /// Propagation of the root mount.
     pub propagation: Option<Propagation>,
 }
@@ -88,39 +86,10 @@ pub fn plan(spec: &Spec, mut mounts: Vec<MountPlan>, host: &HostFacts) -> Result
             path,
             mount,
             readonly,
-            nodev: false,
             propagation,
         },
         mounts,
     ))
-}
-
-/// Enforces `linux.resources.devices`. The list says which device nodes may be used. What we make in /dev is what config.json
-/// names, so the list only matters for nodes that come from elsewhere: those in the image, which `nodev` on the root closes, and those that
-/// the program makes, for which it needs CAP_MKNOD outside a user namespace.
-pub fn guard_devices(
-    mut root: RootPlan,
-    linux: &Linux,
-    capabilities: Option<CapabilityPlan>,
-    namespaces: &NamespacePlan,
-) -> Result<RootPlan> {
-    let rules = linux
-        .resources
-        .as_ref()
-        .map_or(&[][..], |resources| &resources.devices);
-    if rules.iter().all(|rule| rule.allow) || namespaces.has(namespaces::USER) {
-        return Ok(root);
-    }
-    let mknod = 1 << capability_number("CAP_MKNOD").unwrap_or_default();
-    if capabilities.is_some_and(|capabilities| capabilities.bounding & mknod != 0) {
-        return Err(Error::config(
-            "linux.resources.devices",
-            "denies devices while process.capabilities grants CAP_MKNOD: device rules for such a container are not supported \
-             yet; drop CAP_MKNOD",
-        ));
-    }
-    root.nodev = true;
-    Ok(root)
 }
 
 /// Devices that every container gets.
@@ -187,7 +156,8 @@ pub fn devices(linux: &Linux) -> Result<Vec<DevicePlan>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use punnet_spec::{Device, DeviceCgroup, Mount, Resources, Root};
+    use crate::plan::NamespacePlan;
+    use punnet_spec::{Device, Mount, Root};
 
     fn overlay() -> Mount {
         Mount {
@@ -207,7 +177,7 @@ mod tests {
         let mounts = spec
             .mounts
             .iter()
-            .map(|mount| mounts::plan(mount, 0, &namespaces, &host).unwrap())
+            .map(|mount| mounts::plan(mount, 0, "", &namespaces, &host).unwrap())
             .collect();
         plan(spec, mounts, &host)
             .map(|(root, _)| root)
@@ -245,46 +215,6 @@ mod tests {
             .contains("more than one")
         );
         assert!(root_of(&Spec::default()).unwrap_err().contains("is missing"));
-    }
-
-    #[test]
-    fn denied_devices_close_the_image_and_are_refused_with_mknod() {
-        let deny = DeviceCgroup {
-            allow: false,
-            access: "rwm".into(),
-            ..DeviceCgroup::default()
-        };
-        let linux = Linux {
-            resources: Some(Resources {
-                devices: vec![deny],
-                ..Resources::default()
-            }),
-            ..Linux::default()
-        };
-        let root = || {
-            root_of(&Spec {
-                mounts: vec![overlay()],
-                ..Spec::default()
-            })
-            .unwrap()
-        };
-        let namespaces = NamespacePlan::default();
-        let with = |bounding| {
-            Some(CapabilityPlan {
-                bounding,
-                ..CapabilityPlan::default()
-            })
-        };
-        assert!(guard_devices(root(), &linux, with(0), &namespaces).unwrap().nodev);
-        assert!(
-            !guard_devices(root(), &Linux::default(), with(0), &namespaces)
-                .unwrap()
-                .nodev
-        );
-        let error = guard_devices(root(), &linux, with(1 << 27), &namespaces)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("CAP_MKNOD"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! This is the only crate with `unsafe`.
 
+mod bpf;
 mod caps;
 mod landlock;
 mod mount;
@@ -12,6 +13,7 @@ mod seccomp;
 mod tty;
 mod xattr;
 
+pub use bpf::*;
 pub use caps::*;
 pub use landlock::*;
 pub use mount::*;

@@ -145,11 +145,25 @@ pub fn mount_setattr(
     clear: u64,
     propagation: u64,
 ) -> Result<()> {
+    set_attributes(mount, recursive, [set, clear, propagation, 0])
+}
+
+/// Shows the owners of a detached mount's files through the maps of a user namespace. EINVAL for file systems that cannot. mount_setattr(2),
+/// MOUNT_ATTR_IDMAP
+pub fn mount_idmap(mount: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let namespace = user_namespace.as_raw_fd().cast_unsigned();
+    set_attributes(mount, recursive, [IDMAP, 0, 0, namespace.into()])
+}
+
+/// `change`: attributes to set, to clear, propagation, a user namespace.
+fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, change: [u64; 4]) -> Result<()> {
+    let [attr_set, attr_clr, propagation, userns_fd] = change;
     let change = libc::mount_attr {
-        attr_set: set,
-        attr_clr: clear,
+        attr_set,
+        attr_clr,
         propagation,
-        userns_fd: 0,
+        userns_fd,
     };
     let depth = if recursive { libc::AT_RECURSIVE } else { 0 };
     let flags = (libc::AT_EMPTY_PATH | depth) as libc::c_uint;

@@ -175,6 +175,22 @@ impl Bundle {
         answer
     }
 
+    /// `run` in a mount namespace of its own, after a script that changes what is mounted there.
+    pub fn run_after(&self, script: &str) -> Answer {
+        self.write();
+        let script = format!("set -e\n{script}\nexec \"$@\"");
+        Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"])
+            .arg(runtime())
+            .arg("--root")
+            .arg(self.state_root())
+            .args(["run", &self.id()])
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap()
+            .into()
+    }
+
     /// Runs and expects success.
     pub fn output(&self) -> String {
         let answer = self.run();

@@ -6,11 +6,13 @@
 mod bad_input;
 mod bundle;
 mod control;
+mod devices;
 mod escapes;
 mod intruders;
 mod isolation;
 mod life;
 mod limits;
+mod mounts;
 mod process;
 mod rootless;
 mod schedule;
