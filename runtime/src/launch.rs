@@ -4,10 +4,12 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::error::{Error, OsContext, Result};
 use crate::hooks::{self, HookKind};
-use crate::plan::namespaces_bits::{CGROUP, PID, USER};
+use crate::net_devices::{self, Moved};
+use crate::plan::namespaces_bits::{CGROUP, PID, TIME, USER};
 use crate::plan::{Join, NamespacePlan, ProcessPlan};
 use crate::{foreground, idmap};
 use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
@@ -55,7 +57,11 @@ pub(crate) fn launch(
     let cgroup = cgroup.map(|cgroup| cgroup.fd.as_fd());
     // A new cgroup namespace is made by the process itself, once it is in its cgroup.
     let (new, join_first) = match around {
-        Around::Plan(plan) => (plan.new & !CGROUP, !plan.join.is_empty()),
+        // A process cannot set the clocks of a time namespace that it is in: one must be there before.
+        Around::Plan(plan) => (
+            plan.new & !CGROUP,
+            !plan.join.is_empty() || !plan.time_offsets.is_empty(),
+        ),
         Around::Container(..) => (0, true),
     };
     let first = CloneArgs {
@@ -86,11 +92,12 @@ pub(crate) fn launch(
         (pid, pidfd)
     };
     let pidfd = pidfd.map_or_else(|| punnet_sys::pidfd_open(pid).os("watch process", pid), Ok)?;
-    let maps = match around {
+    let plan = match around {
         Around::Plan(plan) => Some(*plan),
         Around::Container(..) => None,
     };
-    match accompany(pid, &ours, maps, outside, join_first) {
+    let mut moved = None;
+    match accompany(pid, &ours, plan, outside, join_first, &mut moved) {
         Ok(terminal) => Ok(Launched {
             pid,
             pidfd,
@@ -98,6 +105,10 @@ pub(crate) fn launch(
             terminal,
         }),
         Err(error) => {
+            // Before the namespace ends, and virtual devices with it.
+            if let Some(moved) = moved {
+                moved.back();
+            }
             end(pid, pidfd.as_fd());
             Err(error)
         }
@@ -143,6 +154,7 @@ fn join_and_clone(
     }
     let into_new_pids = match around {
         Around::Plan(plan) => {
+            set_clocks(plan)?;
             join(&plan.join)?;
             true
         }
@@ -155,8 +167,9 @@ fn join_and_clone(
         channel.send(&Message::Pid(0))?;
         return inside(channel);
     }
+    let has_clocks = matches!(around, Around::Plan(plan) if !plan.time_offsets.is_empty());
     let args = CloneArgs {
-        namespaces: new,
+        namespaces: if has_clocks { new & !TIME } else { new },
         sibling: true,
         cgroup: None,
     };
@@ -167,6 +180,16 @@ fn join_and_clone(
             punnet_sys::exit_now(0)
         }
     }
+}
+
+/// Makes a time namespace for the processes to come, and sets its clocks while none is in it. time_namespaces(7)
+fn set_clocks(plan: &NamespacePlan) -> Result<()> {
+    if plan.time_offsets.is_empty() {
+        return Ok(());
+    }
+    unshare(CloneFlags::from_bits_retain(TIME as i32)).os("make", "a time namespace")?;
+    let file = "/proc/self/timens_offsets";
+    std::fs::write(file, &plan.time_offsets).os("set linux.timeOffsets in", file)
 }
 
 fn join(namespaces: &[Join]) -> Result<()> {
@@ -215,12 +238,14 @@ fn adjust_oom_score(process: &str, adjustment: i32) -> Result<()> {
 fn accompany(
     pid: Pid,
     channel: &Channel,
-    maps: Option<&NamespacePlan>,
+    plan: Option<&NamespacePlan>,
     outside: &Outside<'_>,
     oom_score_is_set: bool,
+    moved: &mut Option<Moved>,
 ) -> Result<Option<OwnedFd>> {
-    if let Some(maps) = maps {
-        idmap::write(maps, pid)?;
+    if let Some(plan) = plan {
+        idmap::write(plan, pid)?;
+        *moved = net_devices::move_in(&plan.net_devices, pid)?;
     }
     let process = outside.process;
     for limit in &process.rlimits {

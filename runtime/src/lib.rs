@@ -39,6 +39,8 @@ mod host;
 mod id;
 mod idmap;
 mod listener;
+mod net_devices;
+mod netlink;
 mod own_file;
 mod paths;
 mod state;

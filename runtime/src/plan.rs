@@ -14,7 +14,7 @@ mod update;
 pub use cgroup::{CgroupPlan, Limit};
 pub use devices::{DeviceFilter, Without};
 pub use mounts::{IdmapPlan, Maps, MountPlan, MountSource, Propagation};
-pub use namespaces::{Join, NamespacePlan};
+pub use namespaces::{Join, NamespacePlan, NetDevicePlan};
 pub use process::{CAPABILITY_NAMES, CapabilityPlan, ProcessPlan, RlimitPlan, capability_number};
 pub use rootfs::{DeviceKind, DevicePlan, RootPlan};
 pub use schedule::{AffinityPlan, MemoryPolicyPlan, NumberSet};
@@ -184,5 +184,5 @@ pub fn plan_confinement(linux: &punnet_spec::Linux) -> Result<Confinement> {
 
 /// CLONE_NEW* bits as `u64`, for those who apply the plan.
 pub(crate) mod namespaces_bits {
-    pub(crate) use super::namespaces::{CGROUP, NETWORK, PID, USER};
+    pub(crate) use super::namespaces::{CGROUP, NETWORK, PID, TIME, USER};
 }

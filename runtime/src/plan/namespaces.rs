@@ -29,6 +29,22 @@ pub struct Join {
     pub path: PathBuf,
 }
 
+/// A network device that moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevicePlan {
+    /// Name on the host.
+    pub host: String,
+    /// Name in the container; `%d` becomes the first free number.
+    pub inside: String,
+}
+
+impl NetDevicePlan {
+    /// Whether the kernel chooses the name.
+    pub fn is_template(&self) -> bool {
+        self.inside.contains('%')
+    }
+}
+
 /// Namespaces of the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespacePlan {
@@ -40,6 +56,10 @@ pub struct NamespacePlan {
     pub uid_map: Vec<IdMapping>,
     /// Lines of gid_map.
     pub gid_map: Vec<IdMapping>,
+    /// Clocks of the new time namespace: lines for /proc/PID/timens_offsets.
+    pub time_offsets: String,
+    /// Network devices to move in.
+    pub net_devices: Vec<NetDevicePlan>,
     /// The caller may not write these maps itself: only a single line for its own id.
     pub unprivileged: bool,
 }
@@ -127,7 +147,77 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
             "an ordinary user needs a user namespace here (`punnet oci spec --rootless` writes such a file)",
         ));
     }
+    plan.time_offsets = time_offsets(linux, &plan)?;
+    plan.net_devices = net_devices(linux, &plan)?;
     Ok(plan)
+}
+
+/// Plans `linux.timeOffsets`. time_namespaces(7)
+fn time_offsets(linux: &Linux, plan: &NamespacePlan) -> Result<String> {
+    const NANOSECONDS: u32 = 1_000_000_000;
+    let refuse = |field: &str, reason: &str| Err(Error::config(field, reason));
+    if linux.time_offsets.is_empty() {
+        return Ok(String::new());
+    }
+    if plan.new & TIME == 0 {
+        return refuse("linux.timeOffsets", "needs a new time namespace");
+    }
+    if plan.unprivileged {
+        return refuse(
+            "linux.timeOffsets",
+            "only root may set clocks (CAP_SYS_TIME), also those of a namespace",
+        );
+    }
+    let mut lines = String::new();
+    for (clock, offset) in &linux.time_offsets {
+        let field = format!("linux.timeOffsets.{clock}");
+        if !["monotonic", "boottime"].contains(&clock.as_str()) {
+            return refuse(&field, "is neither monotonic nor boottime");
+        }
+        if offset.nanosecs >= NANOSECONDS {
+            return refuse(&field, "has a second or more of nanoseconds");
+        }
+        lines += &format!("{clock} {} {}\n", offset.secs, offset.nanosecs);
+    }
+    Ok(lines)
+}
+
+/// Plans `linux.netDevices`.
+fn net_devices(linux: &Linux, plan: &NamespacePlan) -> Result<Vec<NetDevicePlan>> {
+    /// IFNAMSIZ with its ending zero.
+    const NAME_BYTES_MAX: usize = 15;
+    let mut devices: Vec<NetDevicePlan> = Vec::with_capacity(linux.net_devices.len());
+    for (host, device) in &linux.net_devices {
+        let refuse = |reason: &str| Err(Error::config(format!("linux.netDevices.{host}"), reason));
+        let inside = if device.name.is_empty() {
+            host
+        } else {
+            &device.name
+        };
+        let is_name = |name: &str| {
+            !matches!(name, "" | "." | "..")
+                && name.len() <= NAME_BYTES_MAX
+                && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())
+        };
+        let percent = inside.matches('%').count();
+        if !is_name(host) || !is_name(inside) || percent != inside.matches("%d").count() || percent > 1 {
+            return refuse("is not a network device's name");
+        }
+        if !plan.has(NETWORK) {
+            return refuse("needs a network namespace: it is the container's already");
+        }
+        if plan.unprivileged {
+            return refuse("only root may move a network device of the host");
+        }
+        if percent == 0 && devices.iter().any(|other| other.inside == *inside) {
+            return refuse("has the name of another one in the container");
+        }
+        devices.push(NetDevicePlan {
+            host: host.clone(),
+            inside: inside.clone(),
+        });
+    }
+    Ok(devices)
 }
 
 /// Checks one map; an empty one becomes root inside = the caller outside, where the caller is an ordinary user.
@@ -184,7 +274,7 @@ pub fn sysctls(linux: &Linux, namespaces: &NamespacePlan) -> Result<Vec<(String,
             (NETWORK, "network")
         } else if dotted.starts_with("fs.mqueue.") || IPC_NAMES.contains(&dotted.as_str()) {
             (IPC, "ipc")
-        } else if dotted == "kernel.domainname" {
+        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
             (UTS, "uts")
         } else if dotted.starts_with("user.") {
             (USER, "user")
@@ -268,6 +358,87 @@ mod tests {
                 size: 1
             }]
         );
+    }
+
+    fn check_json(text: &str, euid: u32) -> std::result::Result<NamespacePlan, String> {
+        let host = HostFacts {
+            euid,
+            ..HostFacts::default()
+        };
+        plan(&serde_json::from_str(text).unwrap(), &host).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn time_offsets_are_lines_for_the_kernel() {
+        let with = |namespaces: &str, offsets: &str, euid| {
+            let text = format!(
+                r#"{{"namespaces":[{{"type":"mount"}},{{"type":"user"}}{namespaces}],"timeOffsets":{{{offsets}}}}}"#
+            );
+            check_json(&text, euid).map(|plan| plan.time_offsets)
+        };
+        let time = r#",{"type":"time"}"#;
+        assert_eq!(
+            with(
+                time,
+                r#""monotonic":{"secs":-5,"nanosecs":7},"boottime":{"secs":9}"#,
+                0
+            )
+            .unwrap(),
+            "boottime 9 0\nmonotonic -5 7\n"
+        );
+        for (namespaces, offsets, euid, word) in [
+            ("", r#""boottime":{"secs":1}"#, 0, "needs a new time namespace"),
+            (
+                r#",{"type":"time","path":"/t"}"#,
+                r#""boottime":{}"#,
+                0,
+                "needs a new time",
+            ),
+            (time, r#""boottime":{"secs":1}"#, 1000, "only root"),
+            (time, r#""realtime":{"secs":1}"#, 0, "timeOffsets.realtime"),
+            (time, r#""boottime":{"nanosecs":1000000000}"#, 0, "nanoseconds"),
+        ] {
+            let error = with(namespaces, offsets, euid).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn network_devices_have_names_and_a_namespace() {
+        let with = |devices: &str, euid| {
+            let text = format!(
+                r#"{{"namespaces":[{{"type":"mount"}},{{"type":"user"}},{{"type":"network"}}],"netDevices":{{{devices}}}}}"#
+            );
+            check_json(&text, euid).map(|plan| {
+                let name = |device: &NetDevicePlan| format!("{}>{}", device.host, device.inside);
+                plan.net_devices.iter().map(name).collect::<Vec<_>>()
+            })
+        };
+        let good = with(
+            r#""eth0":{},"eth1":{"name":"lan"},"eth2":{"name":"wan%d"},"eth3":{"name":"wan%d"}"#,
+            0,
+        );
+        assert_eq!(
+            good.unwrap(),
+            ["eth0>eth0", "eth1>lan", "eth2>wan%d", "eth3>wan%d"]
+        );
+        for (devices, euid, word) in [
+            (r#""a/b":{}"#, 0, "not a network device's name"),
+            (
+                r#""eth0":{"name":"sixteen_letters_"}"#,
+                0,
+                "not a network device's name",
+            ),
+            (r#""eth0":{"name":"x%s"}"#, 0, "not a network device's name"),
+            (r#""eth0":{"name":"x%d%d"}"#, 0, "not a network device's name"),
+            (r#""eth0":{"name":"x"},"eth1":{"name":"x"}"#, 0, "another one"),
+            (r#""eth0":{}"#, 1000, "only root"),
+        ] {
+            let error = with(devices, euid).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        let error = check_json(r#"{"namespaces":[{"type":"mount"}],"netDevices":{"eth0":{}}}"#, 0);
+        assert!(error.unwrap_err().contains("needs a network namespace"));
     }
 
     #[test]

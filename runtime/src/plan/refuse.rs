@@ -76,14 +76,6 @@ fn unsupported_in_linux(linux: &Linux, host: &HostFacts) -> Result<()> {
             return refuse(field, &format!("{path:?} is not an absolute path"));
         }
     }
-    let not_yet = "not supported yet";
-    let refused = [
-        (!linux.net_devices.is_empty(), "linux.netDevices"),
-        (!linux.time_offsets.is_empty(), "linux.timeOffsets"),
-    ];
-    if let Some((_, field)) = refused.iter().find(|(present, _)| *present) {
-        return refuse(field, not_yet);
-    }
     let Some(resources) = &linux.resources else {
         return Ok(());
     };

@@ -273,3 +273,71 @@ fn without_a_cgroup_namespace_only_the_own_cgroup_is_seen() {
     }
     assert_eq!(before, mounts());
 }
+
+#[test]
+fn clocks_of_a_time_namespace_are_ahead_by_what_is_asked_also_in_exec() {
+    if only_punnet("clocks_of_a_time_namespace_are_ahead_by_what_is_asked_also_in_exec") {
+        // runc 1.1 has no time namespaces.
+        return;
+    }
+    const AHEAD: i64 = 1_000_000;
+    let offset = |secs| punnet_spec::TimeOffset { secs, nanosecs: 5 };
+    for user in [false, true] {
+        let mut bundle = Bundle::sh("cat /proc/uptime; cat /proc/self/timens_offsets; sleep 100");
+        let own = |kind: &str| Namespace {
+            kind: kind.into(),
+            path: String::new(),
+        };
+        bundle.linux().namespaces.push(own("time"));
+        if user {
+            let map = vec![punnet_spec::IdMapping {
+                container_id: 0,
+                host_id: 0,
+                size: 1,
+            }];
+            bundle.linux().namespaces.push(own("user"));
+            bundle.linux().uid_mappings = map.clone();
+            bundle.linux().gid_mappings = map;
+            bundle.linux().resources = None;
+            bundle.spec.mounts.retain(|mount| mount.destination != "/dev/pts");
+        }
+        bundle.linux().time_offsets = [
+            ("boottime".to_owned(), offset(AHEAD)),
+            ("monotonic".to_owned(), offset(7)),
+        ]
+        .into();
+        bundle.start();
+        let text = bundle.call(&[
+            "exec",
+            &bundle.id(),
+            "cat",
+            "/proc/uptime",
+            "/proc/self/timens_offsets",
+        ]);
+        let words: Vec<&str> = text.out.split_whitespace().collect();
+        let uptime: f64 = words[0].parse().unwrap();
+        assert!(uptime > AHEAD as f64, "{text:?}");
+        assert_eq!(
+            words[2..],
+            ["monotonic", "7", "5", "boottime", "1000000", "5"],
+            "{text:?}"
+        );
+        let host = std::fs::read_link("/proc/self/ns/time").unwrap();
+        assert_ne!(
+            std::fs::read_link(format!("/proc/{}/ns/time", bundle.pid())).unwrap(),
+            host
+        );
+    }
+}
+
+#[test]
+fn a_namespace_of_another_type_is_refused() {
+    let mut bundle = Bundle::sh("true");
+    for namespace in &mut bundle.linux().namespaces {
+        if namespace.kind == "network" {
+            namespace.path = "/proc/self/ns/ipc".into();
+        }
+    }
+    let answer = bundle.run();
+    assert_ne!(answer.code, 0, "{answer:?}");
+}

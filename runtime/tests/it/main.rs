@@ -13,6 +13,7 @@ mod isolation;
 mod life;
 mod limits;
 mod mounts;
+mod network;
 mod process;
 mod rootless;
 mod schedule;
