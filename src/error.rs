@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 /// Exit code for a command line that makes no sense.
 pub const USAGE: u8 = 2;
+/// Exit code when the same may work later (EX_TEMPFAIL of sysexits.h).
+#[cfg(feature = "images")]
+const TRY_LATER: u8 = 75;
 
 /// Errors of the user's verbs.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +112,8 @@ impl CliError {
                 Self::Runtime(error) => error.exit_code(),
                 _ => 125,
             },
+            #[cfg(feature = "images")]
+            Self::Images(error) if error.is_temporary() => TRY_LATER,
             _ => 1,
         }
     }

@@ -14,8 +14,8 @@ use crate::build::{self, Strip, static_target};
 /// static half, which alone is some 800 KiB; the budgets of the ARM boards are for musl). About a tenth over what was measured when it was set.
 const BUDGETS: [(&str, &[&str], u64); 3] = [
     ("runtime", &["runtime"], 1900),
-    ("runtime, images", &["images"], 2700),
-    ("runtime, images, agent (all)", &[], 4400),
+    ("runtime, images", &["images"], 3900),
+    ("runtime, images, agent (all)", &[], 4800),
 ];
 
 /// Rows of the table by crate.

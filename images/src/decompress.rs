@@ -6,11 +6,13 @@ use flate2::read::MultiGzDecoder;
 
 use crate::Result;
 use crate::oci::{Compression, Descriptor};
+use crate::zstd::ZstdReader;
 
 /// What the blob of this descriptor holds, uncompressed. Memory is bounded, the length is not: that is for who reads.
 pub(crate) fn decompressed<'a>(blob: impl Read + 'a, descriptor: &Descriptor) -> Result<Box<dyn Read + 'a>> {
     Ok(match descriptor.compression()? {
         Compression::None => Box::new(blob),
         Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
+        Compression::Zstd => Box::new(ZstdReader::new(blob)),
     })
 }

@@ -4,6 +4,7 @@ use crate::Digest;
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -155,6 +156,51 @@ pub enum Error {
         /// What it fits.
         candidates: String,
     },
+    /// A server could not be reached, or the link to it broke too often: trying again later may help.
+    #[error("cannot get {url}: {why}")]
+    Network {
+        /// What was asked for, without its query.
+        url: String,
+        /// The last of what went wrong.
+        why: String,
+    },
+    /// Any of these, as a stream tells it that was given up; it may be asked more than once.
+    #[error(transparent)]
+    Transfer(Arc<Error>),
+    /// The registry wants to know who asks, or does not let this one.
+    #[error("{registry} refuses access to {what}: {why}")]
+    Denied {
+        /// Its name.
+        registry: String,
+        /// Which repository.
+        what: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The registry does not have it.
+    #[error("{registry} has no {what}")]
+    NotThere {
+        /// What was asked for.
+        what: String,
+        /// Who was asked.
+        registry: String,
+    },
+    /// An answer that no registry gives.
+    #[error("{url} does not answer as a registry: {why}")]
+    Answer {
+        /// What was asked for, without its query.
+        url: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// A server that cannot be trusted to be the one that was meant.
+    #[error("cannot trust {origin}: {why}")]
+    Distrust {
+        /// Scheme, host and port.
+        origin: String,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// The store was written by another version of Punnet.
     #[error("the store at {path} has format {found:?}; this version of punnet reads format {expected:?}", path = path.display())]
     StoreFormat {
@@ -203,6 +249,21 @@ impl Error {
         path: impl AsRef<Path>,
     ) -> impl FnOnce(E) -> Self {
         move |source| Self::io(operation, path, source)
+    }
+
+    /// A failed read of a stream. What our own stream says for itself is the error.
+    pub(crate) fn stream(source: io::Error) -> Self {
+        source.downcast::<Self>().unwrap_or_else(Self::Stream)
+    }
+
+    /// Whether the same may work later without anybody changing anything: the network, not the image.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Network { .. } => true,
+            Self::Layer { source, .. } => source.is_temporary(),
+            Self::Transfer(source) => source.is_temporary(),
+            _ => false,
+        }
     }
 
     pub(crate) fn malformed(what: impl Into<String>, why: impl ToString) -> Self {

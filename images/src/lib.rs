@@ -1,7 +1,7 @@
 //! The image half of Punnet: references, digests, OCI images in and out, the store, the builder, and the way from an image to
-//! an OCI bundle. A library only: it executes nothing, opens no socket, starts no thread.
+//! an OCI bundle. A library only: it executes nothing and starts no thread; sockets are opened by [`registry`] alone.
 //!
-//! An image comes in by [`Source`] (an OCI layout directory, an OCI archive or a docker-archive), is unpacked once into the
+//! An image comes in by [`Source`] (an OCI layout directory, an OCI archive, a docker-archive, or a registry), is unpacked once into the
 //! [`Store`], and is turned into a runtime configuration by [`bundle`]. [`build`] makes images from a Containerfile; [`export`]
 //! writes stored images back out.
 #![forbid(unsafe_code)]
@@ -16,6 +16,9 @@ mod reference;
 mod decompress;
 mod source;
 pub mod tar_stream;
+mod zstd;
+
+pub mod registry;
 
 pub mod store;
 

@@ -42,6 +42,9 @@ pub mod media_type {
     /// Docker gzip layer.
     pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
+    /// Docker zstd layer.
+    pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+
     /// Whether it names a manifest.
     pub fn is_manifest(text: &str) -> bool {
         matches!(text, MANIFEST | DOCKER_MANIFEST)
@@ -65,6 +68,8 @@ pub enum Compression {
     None,
     /// gzip, one or more members.
     Gzip,
+    /// zstd, one or more frames.
+    Zstd,
 }
 
 /// Points to a blob.
@@ -108,10 +113,7 @@ impl Descriptor {
         match self.media_type.as_str() {
             LAYER | DOCKER_LAYER => Ok(Compression::None),
             LAYER_GZIP | DOCKER_LAYER_GZIP => Ok(Compression::Gzip),
-            LAYER_ZSTD => Err(Error::Unsupported {
-                what: format!("layer {}", self.digest),
-                why: "it is compressed with zstd; push or save the image with gzip layers".to_owned(),
-            }),
+            LAYER_ZSTD | DOCKER_LAYER_ZSTD => Ok(Compression::Zstd),
             other => Err(Error::Unsupported {
                 what: format!("layer {}", self.digest),
                 why: format!("its media type is `{other}`, not a tar layer"),

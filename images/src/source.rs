@@ -1,5 +1,6 @@
 //! Opens an image that lies in files: an OCI image layout directory, an OCI archive (a tar of one) or a docker-archive
-//! (`docker save`), found out by looking. Gives an index and blobs as streams; nothing is unpacked or copied.
+//! (`docker save`), found out by looking; or, by way of [`crate::registry`], one on a server. Gives an index and blobs as streams;
+//! nothing is unpacked or copied.
 //!
 //! An archive is read once for the places of its members, then blobs are read in place: memory does not grow with the image. A
 //! docker-archive carries no manifest: one is made from its manifest.json, with plain layers named by their diff IDs, so that a
@@ -14,6 +15,7 @@ use crate::oci::{
     self, ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform,
     media_type,
 };
+use crate::registry::{Remote, RemoteBlob};
 use crate::store::TreeArchive;
 use crate::tar_stream::{Advance, EntryKind, TarStream};
 use crate::{Digest, Error, HashingReader, Reference, Result, platform};
@@ -60,6 +62,8 @@ enum Kind {
         layer: Descriptor,
         documents: BTreeMap<Digest, Vec<u8>>,
     },
+    /// Blobs are on a server.
+    Remote(Remote),
 }
 
 /// Where a member's data is in the archive.
@@ -90,6 +94,7 @@ enum BlobData {
     Window(Window),
     Tree(Box<TreeArchive>),
     Bytes(io::Cursor<Vec<u8>>),
+    Remote(Box<RemoteBlob>),
 }
 
 impl Blob {
@@ -105,7 +110,7 @@ impl Blob {
         self.size
     }
 
-    /// Reads at a position, as pread(2) does: for serving parts of a blob.
+    /// Reads at a position, as pread(2) does: for serving parts of a blob that lies here.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.data {
             BlobData::Window(window) => window.read_at(buffer, offset),
@@ -120,6 +125,7 @@ impl Blob {
                 buffer[..count].copy_from_slice(&bytes[..count]);
                 Ok(count)
             }
+            BlobData::Remote(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -130,6 +136,7 @@ impl Read for Blob {
             BlobData::Window(window) => window.read(buffer),
             BlobData::Tree(archive) => archive.read(buffer),
             BlobData::Bytes(bytes) => bytes.read(buffer),
+            BlobData::Remote(remote) => remote.read(buffer),
         }
     }
 }
@@ -265,6 +272,15 @@ impl Source {
         })
     }
 
+    /// One on a server, with what its index is.
+    pub(crate) fn remote(place: PathBuf, index: Index, remote: Remote) -> Self {
+        Self {
+            path: place,
+            index,
+            kind: Kind::Remote(remote),
+        }
+    }
+
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path
@@ -343,11 +359,19 @@ impl Source {
                 let document = documents.get(digest).ok_or_else(|| self.no_blob(digest))?;
                 Ok(Blob::of_bytes(document))
             }
+            // Only a descriptor tells how much to expect of a server.
+            Kind::Remote(_) => Err(self.no_blob(digest)),
         }
     }
 
     /// A blob that must have the descriptor's size; its content is for the reader to check.
     pub fn blob_of(&self, descriptor: &Descriptor) -> Result<Blob> {
+        if let Kind::Remote(remote) = &self.kind {
+            return Ok(Blob {
+                size: descriptor.size,
+                data: BlobData::Remote(Box::new(remote.blob(descriptor))),
+            });
+        }
         let blob = self.blob(&descriptor.digest)?;
         if blob.size != descriptor.size {
             return Err(Error::Size {
@@ -361,6 +385,9 @@ impl Source {
 
     /// A whole manifest, index or configuration, with size and digest checked.
     pub fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        if let Kind::Remote(remote) = &self.kind {
+            return remote.document(descriptor);
+        }
         let what = format!("blob {}", descriptor.digest);
         let bytes = read_bounded(&mut self.blob_of(descriptor)?, &what)?;
         descriptor.digest.check(&bytes, &what)?;
@@ -605,7 +632,7 @@ fn read_bounded(reader: &mut impl Read, what: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn check_layout(bytes: &[u8]) -> Result<()> {
+pub(crate) fn check_layout(bytes: &[u8]) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Layout {
         #[serde(rename = "imageLayoutVersion")]

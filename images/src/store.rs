@@ -103,7 +103,7 @@ pub struct ImportOptions<'a> {
     pub expect: Option<Digest>,
     /// Keep the blobs, for export with the same digests.
     pub keep_blobs: bool,
-    /// Told how far it is, at most once a layer and 1 MiB.
+    /// Told how far it is, at most once a layer and 128 KiB.
     pub progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -290,13 +290,12 @@ impl Store {
         let is_prefix =
             name.len() >= PREFIX_HEX_MIN && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let reference: Reference = name.parse()?;
-        if let Some(digest) = reference.digest() {
-            return self.load(&digest);
-        }
-        match self.read_reference(&reference)? {
-            Some(digest) => self.load(&digest),
-            None if is_prefix => self.by_prefix(name),
-            None => Err(self.not_found(name)),
+        match (self.read_reference(&reference)?, reference.digest()) {
+            (Some(digest), _) => self.load(&digest),
+            // The digest of a manifest, or that of an index, which an image that was pulled by it has in its name.
+            (None, Some(digest)) => self.load(&digest),
+            (None, None) if is_prefix => self.by_prefix(name),
+            (None, None) => Err(self.not_found(name)),
         }
     }
 

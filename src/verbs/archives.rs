@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use punnet_images::export::{self, Saved};
 use punnet_images::{Digest, Image, ImportOptions, Reference, Source, platform};
 
-use super::images::{ShownProgress, format_of, platform_option, print_json, rows, store};
+use super::images::{format_of, platform_option, print_json, rows, store};
+use super::progress::{Shape, Shown};
 use super::{ANY, Given, JSON, Verb, Words, flag, valued};
 use crate::container::file;
 use crate::error::CliError;
@@ -83,7 +84,7 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         )));
     }
     for name in &wanted {
-        let mut shown = ShownProgress::new(given.has("json"));
+        let mut shown = Shown::new(Shape::choose(given.has("json"), !std::io::stderr().is_terminal()));
         let mut progress = |progress| shown.show(progress);
         // A name in a layout may be a bare tag or anything else: then the image has only its digest here.
         let own_name = || name.as_ref().and_then(|name| name.parse().ok());

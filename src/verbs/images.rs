@@ -1,13 +1,11 @@
 //! build, images, tag, rmi, prune: what is done with images.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use punnet_images::build::{self, BuildOptions};
 use punnet_images::export::{self, Format};
-use punnet_images::store::Progress;
 use punnet_images::{Image, ImportOptions, Platform, Reference, Source, Store, platform};
 use serde::Serialize;
 
@@ -292,50 +290,4 @@ pub fn print_json(value: &impl Serialize) {
         "{}",
         serde_json::to_string(value).expect("rows of strings and numbers are always JSON")
     );
-}
-
-/// Progress on a terminal as a line that changes, in JSON as events, elsewhere not at all.
-pub struct ShownProgress {
-    json: bool,
-    line: bool,
-}
-
-impl ShownProgress {
-    /// In JSON or for people.
-    pub fn new(json: bool) -> Self {
-        Self {
-            json,
-            line: !json && std::io::stderr().is_terminal(),
-        }
-    }
-
-    /// Shows one.
-    pub fn show(&mut self, progress: Progress) {
-        let Progress {
-            layer,
-            layers,
-            done_bytes,
-            total_bytes,
-        } = progress;
-        if self.json {
-            print_json(
-                &serde_json::json!({ "layer": layer, "layers": layers, "done_bytes": done_bytes, "total_bytes": total_bytes }),
-            );
-        } else if self.line {
-            eprint!(
-                "\rlayer {} of {layers}: {} of {} KiB",
-                layer + 1,
-                done_bytes / 1024,
-                total_bytes.div_ceil(1024)
-            );
-            drop(std::io::stderr().flush());
-        }
-    }
-
-    /// Takes the line away again.
-    pub fn end(&self) {
-        if self.line {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

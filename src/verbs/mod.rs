@@ -14,6 +14,10 @@ mod inspect;
 #[cfg(feature = "images")]
 mod options;
 #[cfg(feature = "images")]
+mod progress;
+#[cfg(feature = "images")]
+mod registry;
+#[cfg(feature = "images")]
 mod run;
 #[cfg(feature = "images")]
 mod verify;
@@ -120,6 +124,12 @@ pub const VERBS: &[Verb] = &[
     images::BUILD,
     #[cfg(feature = "images")]
     images::IMAGES,
+    #[cfg(feature = "images")]
+    registry::PULL,
+    #[cfg(feature = "images")]
+    registry::LOGIN,
+    #[cfg(feature = "images")]
+    registry::LOGOUT,
     #[cfg(feature = "images")]
     inspect::INSPECT,
     #[cfg(feature = "images")]

@@ -15,7 +15,7 @@ use punnet_spec::{Spec, Status};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
-use super::{Flag, Given, Verb, Words, flag, images, valued};
+use super::{Flag, Given, Verb, Words, flag, registry, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
 use crate::error::CliError;
 use crate::roots::Roots;
@@ -70,6 +70,7 @@ const RUN_FLAGS: &[Flag] = &[
         "Between stop's signal and SIGKILL [10]",
     ),
     valued("stop-signal", "SIGNAL", "Instead of the image's"),
+    registry::PULL_POLICY,
     flag("read-only", "No writable layer"),
     flag(
         "privileged",
@@ -193,7 +194,7 @@ fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<
 
 /// Makes the container's folder: claimed, filled, and only then it exists.
 fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliError> {
-    let image = images::store(roots)?.get(given.text(0)?)?;
+    let image = registry::image_to_run(roots, given)?;
     let config = image.container_config()?;
     punnet_images::platform::check(
         &image.config()?.platform(),

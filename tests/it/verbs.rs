@@ -39,7 +39,7 @@ fn exit_codes_are_the_ones_docker_s_users_know() {
         code(&["run", "--rm", "--entrypoint", "/proc", "hello"]),
         Some(126)
     );
-    assert_eq!(code(&["run", "--rm", "absent"]), Some(125));
+    assert_eq!(code(&["run", "--rm", "--pull", "never", "absent"]), Some(125));
     assert_eq!(code(&["run", "--no-such-option"]), Some(2));
     assert_eq!(code(&["no-such-verb"]), Some(2));
     assert_eq!(code(&["--version"]), Some(0));

@@ -40,7 +40,7 @@ const TRAILER_BYTES_MAX: u64 = 1 << 20;
 pub(super) const COPY_BYTES: usize = 64 * 1024;
 
 /// Bytes between two calls of `progress`.
-const PROGRESS_BYTES: u64 = 1 << 20;
+const PROGRESS_BYTES: u64 = 128 << 10;
 
 /// A tree that layers are applied to.
 pub struct Unpacker {
@@ -97,7 +97,8 @@ impl Unpacker {
         // Damage upsets the archive first; that the layer is damaged is what its reader must know.
         let drained = drain(&mut unpacked, TRAILER_BYTES_MAX).map_err(Error::Stream);
         let (_, actual_diff_id) = unpacked.finish();
-        drain(&mut blob, u64::MAX).map_err(Error::Stream)?;
+        // A stream that failed tells why here, before what follows from that.
+        drain(&mut blob, u64::MAX).map_err(Error::stream)?;
         let (_, actual) = blob.finish();
         let mismatch = |what: &str, expected: &Digest, actual| Error::Mismatch {
             what: what.into(),

@@ -4,6 +4,8 @@
 mod build;
 mod export;
 mod flatten;
+mod registry;
+mod registry_server;
 mod store_crash;
 mod store_full;
 mod store_input;

@@ -138,7 +138,7 @@ pub fn pax(records: &[(&str, &str)], entry_bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Nothing is published, and nothing of the attempt is left that prune would not take.
-fn assert_nothing_stored(made: &Made) {
+pub fn assert_nothing_stored(made: &Made) {
     let store = made.store();
     assert!(store.list().unwrap().is_empty());
     store.prune(|_| false).unwrap();

@@ -1,0 +1,116 @@
+//! Images on registries (OCI distribution specification 1.1) and on plain web servers: a synchronous client on one connection, with constant
+//! memory. What it opens is a [`Source`] like a layout or an archive, so that pulling is importing: socket, decompression, hashes and
+//! unpacking are one stream, and nothing is stored in between.
+//!
+//! Pure parts, tested in tables: `challenge` and `auth` (login), `settings` and `url` (where to ask), `policy` (redirects, waiting), `proxy`.
+//! Parts with effects: `connect` (sockets, TLS), `client` (one request to its answer), `remote` (documents, blobs that go on after a broken
+//! link), `push`. `http` is the wire format over any stream.
+//!
+//! <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>
+
+mod auth;
+mod base64;
+mod challenge;
+mod client;
+mod connect;
+mod credentials;
+mod http;
+mod policy;
+mod proxy;
+mod remote;
+mod settings;
+mod url;
+
+use crate::oci::{ANNOTATION_IMAGE_NAME, Descriptor, Index};
+use crate::source::check_layout;
+use crate::{Error, Reference, Result, Source};
+
+pub use client::{Client, Notice, Options};
+pub use credentials::{Credentials, Found, Keyring};
+pub use proxy::Proxies;
+pub(crate) use remote::{Remote, RemoteBlob};
+pub use settings::{DOCKER_HUB, Endpoint, Registry, Settings, place};
+pub use url::{Origin, Url};
+
+/// Finds an image on its registry's mirrors or on the registry itself. Layers are not asked for before they are read.
+pub fn open(reference: &Reference, settings: &Settings, options: &Options) -> Result<Source> {
+    let endpoints = settings.endpoints(reference)?;
+    let name = match reference.digest() {
+        Some(digest) => digest.to_string(),
+        None => reference.tag().unwrap_or("latest").to_owned(),
+    };
+    let mut last = None;
+    for endpoint in endpoints {
+        let remote = Remote::of_registry(Client::new(endpoint, options.clone()));
+        match remote.resolve(&name, reference.digest()) {
+            Ok(Some(descriptor)) => return Ok(source(remote, reference, descriptor)),
+            Ok(None) => {}
+            // What a mirror has or has not is no answer; that of the registry itself, which comes last, is.
+            Err(error) => {
+                last = Some(error);
+                continue;
+            }
+        }
+        last = Some(Error::NotThere {
+            what: format!("image `{reference}`"),
+            registry: remote.client().endpoint().origin.to_string(),
+        });
+    }
+    Err(last.expect("a reference has at least the endpoint of its registry"))
+}
+
+fn source(remote: Remote, reference: &Reference, mut descriptor: Descriptor) -> Source {
+    let annotations = &mut descriptor.annotations;
+    annotations.insert(ANNOTATION_IMAGE_NAME.to_owned(), reference.to_string());
+    let place = remote.client().endpoint().url("").to_string();
+    Source::remote(place.into(), Index::of(vec![descriptor]), remote)
+}
+
+/// Opens an OCI layout directory on a web server: the URL of the folder that holds `oci-layout`, `index.json` and `blobs/`.
+pub fn open_layout(text: &str, mut settings: Settings, options: &Options) -> Result<Source> {
+    let refused = |why: &str| Error::NotAnImage {
+        path: text.into(),
+        why: why.to_owned(),
+    };
+    let url = Url::parse(text).ok_or_else(|| refused("it is not a URL of HTTP or HTTPS"))?;
+    if url.target.contains('?') {
+        return Err(refused("a layout is a folder: its URL has no query"));
+    }
+    let folder = url.origin.url(format!("{}/", url.target.trim_end_matches('/')));
+    // A URL says itself whether there is TLS.
+    let name = url.origin.authority();
+    settings.registry(&name).insecure = Some(!url.origin.https);
+    let mut endpoint = settings.endpoint(&name, &folder.target)?;
+    endpoint.origin = url.origin;
+    let remote = Remote::of_layout(Client::new(endpoint, options.clone()), folder);
+    let layout = remote.layout_file("oci-layout")?;
+    check_layout(&layout.ok_or_else(|| refused("there is no `oci-layout` file"))?)?;
+    let index = remote.layout_file("index.json")?;
+    let index = Index::from_json(&index.ok_or_else(|| refused("there is no index.json"))?)?;
+    Ok(Source::remote(text.into(), index, remote))
+}
+
+/// Tries a user name and a password on a registry, as `punnet login` does before it keeps them.
+pub fn check_login(registry: &str, settings: &Settings, options: &Options) -> Result<()> {
+    let endpoint = settings.endpoint(registry, "")?;
+    let url = endpoint.origin.url("/v2/");
+    let client = Client::new(endpoint, options.clone());
+    match client.send(&client::Request::get(url.clone()))? {
+        Some(_) => Ok(()),
+        None => Err(client::nonsense(
+            &url,
+            "it is no registry: there is no /v2/".to_owned(),
+        )),
+    }
+}
+
+/// The name that `docker.io` goes by, whatever it was called.
+pub fn registry_name(text: &str) -> &str {
+    let name = url::split_scheme(text)
+        .map_or(text, |(_, rest)| rest)
+        .trim_end_matches('/');
+    match name {
+        "index.docker.io" | "registry-1.docker.io" | "index.docker.io/v1" => DOCKER_HUB,
+        name => name,
+    }
+}

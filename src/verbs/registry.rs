@@ -1,0 +1,310 @@
+//! pull, login, logout: images from registries.
+
+use std::io::{IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use punnet_images::registry::{self, DOCKER_HUB, Keyring, Options, Proxies, Settings};
+use punnet_images::{Digest, Error, Image, ImportOptions, Reference, Source, platform};
+
+use super::images::{platform_option, print_json, rows, store};
+use super::options::size_bytes;
+use super::progress::{Shape, Shown};
+use super::{Flag, Given, JSON, Verb, Words, flag, valued};
+use crate::error::CliError;
+use crate::roots::Roots;
+
+/// Bytes of a password on standard input: tokens take some KiB.
+const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
+
+const CA: Flag = valued(
+    "ca",
+    "FILE",
+    "Trust these certificates (PEM) too, for a registry of your own",
+);
+const INSECURE: Flag = flag(
+    "insecure",
+    "Speak HTTP without TLS; only to loopback and private addresses",
+);
+
+/// `punnet pull REF`
+pub const PULL: Verb = Verb {
+    name: "pull",
+    summary: "Fetch an image from a registry",
+    synopsis: "[--platform OS/ARCH[/VARIANT]] [--tag NAME] [--limit-rate BYTES] [--ca FILE] [--insecure] [--retries N] [--json | --quiet] REF|URL",
+    details: "REF is [REGISTRY/]NAME[:TAG][@DIGEST] by Docker's rules: without a registry it is one of Docker Hub. URL is that of an OCI image layout\n\
+              directory on a web server (http:// or https://, with index.json in it). Prints the manifest's digest.\n\
+              An image for another CPU or system is refused before any layer is fetched. A transfer goes on at the byte where the link broke.\n\
+              Settings (mirrors, certificates): registries.json in the data root. Passwords: punnet login, then Docker's config.json.\n\
+              Proxies: http_proxy, https_proxy, no_proxy. See docs/registries.md.\n\
+              Exit status: 75 when the network or the registry failed and the same may work later; otherwise as punnet --help says.",
+    flags: &[
+        valued(
+            "platform",
+            "PLATFORM",
+            "Take this platform's image [this board's]",
+        ),
+        valued("tag", "NAME", "Name it gets here [the one it was asked for by]").or('t'),
+        valued(
+            "limit-rate",
+            "BYTES",
+            "At most so many bytes of layers a second (k, m, g)",
+        ),
+        CA,
+        INSECURE,
+        RETRIES,
+        flag("quiet", "No progress").or('q'),
+        JSON,
+    ],
+    words: Words::Between(1, 1),
+    act: pull,
+};
+
+const RETRIES: Flag = valued(
+    "retries",
+    "N",
+    "Failures in a row, without data in between, after which it is given up [8]",
+);
+
+/// `punnet login`
+pub const LOGIN: Verb = Verb {
+    name: "login",
+    summary: "Keep a user name and a password for a registry",
+    synopsis: "--user NAME [--ca FILE] [--insecure] [REGISTRY] < PASSWORD-FILE",
+    details: "The password, or an access token, is read from standard input, tried, and kept in auth.json in the data root, readable by its owner only.\n\
+              Without REGISTRY it is for Docker Hub.",
+    flags: &[
+        valued("user", "NAME", "Who").or('u'),
+        flag("password-stdin", "As it always is; for Docker's habit"),
+        CA,
+        INSECURE,
+    ],
+    words: Words::Between(0, 1),
+    act: login,
+};
+
+/// `punnet logout`
+pub const LOGOUT: Verb = Verb {
+    name: "logout",
+    summary: "Forget the password for a registry",
+    synopsis: "[REGISTRY]",
+    details: "Only the one that `punnet login` has kept; Docker's files are left alone.",
+    flags: &[],
+    words: Words::Between(0, 1),
+    act: logout,
+};
+
+/// `--pull` of run and create.
+pub const PULL_POLICY: Flag = valued(
+    "pull",
+    "WHEN",
+    "Fetch the image from its registry: missing, always or never [missing]",
+);
+
+/// The image that `run` and `create` are asked for, fetched as `--pull` says.
+pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image, CliError> {
+    let name = given.text(0)?;
+    let store = store(roots)?;
+    let stored = store.get(name);
+    let reference = name.parse::<Reference>();
+    match given.one("pull") {
+        None | Some("missing") => match (stored, reference) {
+            // A digest alone does not say which registry has it.
+            (Err(Error::NotFound { .. }), Ok(reference)) if name.parse::<Digest>().is_err() => {
+                fetch(roots, given, &reference)
+            }
+            (stored, _) => Ok(stored?),
+        },
+        Some("always") => fetch(roots, given, &reference?),
+        Some("never") => Ok(stored?),
+        Some(other) => Err(CliError::Usage(format!(
+            "--pull takes missing, always or never, not {other:?}"
+        ))),
+    }
+}
+
+/// Fetches an image by the settings of this board, showing progress where somebody looks.
+fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, CliError> {
+    let shape = Shape::choose(false, false);
+    let source = registry::open(
+        reference,
+        &settings(roots, given, reference.registry())?,
+        &options(roots, given, shape)?,
+    )?;
+    take_in(roots, given, &source, Some(reference.clone()), shape)
+}
+
+fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let shape = Shape::choose(given.has("json"), given.has("quiet"));
+    let text = given.text(0)?;
+    let tag = given.one("tag").map(str::parse::<Reference>).transpose()?;
+    let options = options(roots, &given, shape)?;
+    let (source, reference) = if text.contains("://") {
+        let settings = Settings::read(&settings_path(roots)?)?;
+        let source = registry::open_layout(text, with_ca(settings, &given, host_of(text)), &options)?;
+        let images = source.images();
+        let own = images.first().filter(|_| images.len() == 1);
+        let own = own.and_then(|image| image.name.as_ref()?.parse().ok());
+        (source, tag.or(own))
+    } else {
+        let reference: Reference = text.parse()?;
+        let source = registry::open(
+            &reference,
+            &settings(roots, &given, reference.registry())?,
+            &options,
+        )?;
+        (source, Some(tag.unwrap_or(reference)))
+    };
+    let image = take_in(roots, &given, &source, reference, shape)?;
+    if shape == Shape::Json {
+        rows(&image).iter().for_each(print_json);
+    } else {
+        println!("{}", image.manifest);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn take_in(
+    roots: &Roots,
+    given: &Given,
+    source: &Source,
+    reference: Option<Reference>,
+    shape: Shape,
+) -> Result<Image, CliError> {
+    let store = store(roots)?;
+    let mut shown = Shown::new(shape);
+    let mut progress = |progress| shown.show(progress);
+    let mut import = ImportOptions {
+        name: None,
+        platform: platform_option(given)?.unwrap_or_else(platform::host),
+        reference,
+        expect: None,
+        keep_blobs: false,
+        progress: &mut progress,
+    };
+    let image = store.import(source, &mut import);
+    shown.end();
+    Ok(image?)
+}
+
+fn login(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let registry = registry_word(&given)?;
+    let user = given
+        .one("user")
+        .filter(|user| !user.is_empty() && !user.contains(':'));
+    let user =
+        user.ok_or_else(|| CliError::Usage("punnet login wants --user NAME, without a colon in it".into()))?;
+    if std::io::stdin().is_terminal() {
+        return Err(CliError::Usage(
+            "the password is read from standard input: punnet login --user NAME < FILE".into(),
+        ));
+    }
+    let mut password = String::new();
+    std::io::stdin()
+        .take(PASSWORD_BYTES_MAX)
+        .read_to_string(&mut password)
+        .map_err(|source| CliError::File {
+            what: "cannot read the password from",
+            path: "/dev/stdin".into(),
+            source,
+        })?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    // Tried before it is kept, from a file of its own: what was kept before stays until the new one is known to be right.
+    let data = roots.data()?;
+    std::fs::create_dir_all(&data).map_err(crate::container::file("cannot create", &data))?;
+    let trial = data.join(format!(".login-{}.json", std::process::id()));
+    let mut options = options(roots, &given, Shape::Lines)?;
+    let kept = std::mem::replace(
+        &mut options.keyring,
+        Keyring {
+            own: Some(trial.clone()),
+            docker: None,
+        },
+    );
+    options.keyring.add(&registry, user, password)?;
+    let tried = registry::check_login(&registry, &settings(roots, &given, Some(&registry))?, &options);
+    let removed = std::fs::remove_file(&trial).map_err(crate::container::file("cannot remove", &trial));
+    tried?;
+    removed?;
+    kept.add(&registry, user, password)?;
+    println!("logged in to {registry} as {user}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logout(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let registry = registry_word(&given)?;
+    if keyring(roots)?.remove(&registry)? {
+        println!("logged out of {registry}");
+    } else {
+        println!("there was no login to {registry}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn registry_word(given: &Given) -> Result<String, CliError> {
+    match given.words().len() {
+        0 => Ok(DOCKER_HUB.to_owned()),
+        _ => Ok(registry::registry_name(given.text(0)?).to_owned()),
+    }
+}
+
+fn settings_path(roots: &Roots) -> Result<PathBuf, CliError> {
+    Ok(roots.data()?.join("registries.json"))
+}
+
+/// The board's settings with what the command line says about this registry.
+fn settings(roots: &Roots, given: &Given, registry: Option<&str>) -> Result<Settings, CliError> {
+    let name = registry.unwrap_or(DOCKER_HUB);
+    let mut settings = with_ca(Settings::read(&settings_path(roots)?)?, given, name);
+    if given.has("insecure") {
+        settings.registry(name).insecure = Some(true);
+    }
+    Ok(settings)
+}
+
+fn with_ca(mut settings: Settings, given: &Given, registry: &str) -> Settings {
+    if let Some(path) = given.one("ca") {
+        settings.registry(registry).ca_file = Some(path.into());
+    }
+    settings
+}
+
+/// `host[:port]` of a URL; what is none is refused when it is opened.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
+}
+
+fn keyring(roots: &Roots) -> Result<Keyring, CliError> {
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let docker = folder("DOCKER_CONFIG").or_else(|| Some(folder("HOME")?.join(".docker")));
+    Ok(Keyring {
+        own: Some(roots.data()?.join("auth.json")),
+        docker: docker.map(|folder| folder.join("config.json")),
+    })
+}
+
+fn options(roots: &Roots, given: &Given, shape: Shape) -> Result<Options, CliError> {
+    let number = |text: &str| text.parse().ok();
+    // The store was written at that moment: now is later, whatever a board without a clock believes.
+    let written = std::fs::metadata(roots.data()?.join("store/refs")).map(|found| found.mtime());
+    Ok(Options {
+        keyring: keyring(roots)?,
+        proxies: Proxies::from_environment()?,
+        retries: given
+            .parsed("retries", number)?
+            .unwrap_or(Options::default().retries),
+        rate_bytes_per_s: given.parsed("limit-rate", |text| size_bytes(text).filter(|&rate| rate > 0))?,
+        clock_floor_s: written
+            .ok()
+            .and_then(|seconds| seconds.try_into().ok())
+            .unwrap_or(0),
+        notify: Arc::new(move |notice| shape.notice(notice)),
+    })
+}
