@@ -25,6 +25,27 @@ pub struct Board {
     /// Kernel modules to load.
     #[serde(default)]
     pub kernel_modules: Vec<String>,
+    /// Kernel modules to load when a device asks for them.
+    #[serde(default)]
+    pub hotplug_modules: Vec<String>,
+    /// Kernel options that must be on, without `CONFIG_`.
+    #[serde(default)]
+    pub kernel_options: Vec<String>,
+    /// What the code is compiled for, in GCC's words: `arm1176jzf-s`.
+    #[serde(default)]
+    pub cpu: String,
+    /// Where the kernel's messages go: `ttyAMA0,115200`.
+    #[serde(default)]
+    pub serial_console: String,
+    /// Time servers when neither the person nor DHCP names any.
+    #[serde(default)]
+    pub ntp_servers: Vec<String>,
+    /// Restarts a board that hangs.
+    #[serde(default)]
+    pub watchdog: Option<Watchdog>,
+    /// A button that a person can press, if the board has one.
+    #[serde(default)]
+    pub button: Option<GpioLine>,
     /// The LED that shows how the agent is, if the board has one.
     #[serde(default)]
     pub status_led: Option<LedConfig>,
@@ -60,6 +81,16 @@ impl Arch {
             Self::ArmV6 => "arm-unknown-linux-musleabihf",
         }
     }
+}
+
+/// A watchdog of the hardware.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watchdog {
+    /// Its device node.
+    pub node: PathBuf,
+    /// Seconds without being fed after which it restarts the board.
+    pub timeout_s: u32,
 }
 
 /// Device nodes that belong together.
@@ -119,6 +150,13 @@ impl Board {
             memory_budget_kib: 2048,
             kernel_command_line: Vec::new(),
             kernel_modules: Vec::new(),
+            hotplug_modules: Vec::new(),
+            kernel_options: Vec::new(),
+            cpu: String::new(),
+            serial_console: String::new(),
+            ntp_servers: Vec::new(),
+            watchdog: None,
+            button: None,
             status_led: None,
             device_classes: BTreeMap::from([
                 ("gpio".into(), class(&["/dev/gpiochip*"])),

@@ -10,12 +10,16 @@
 
 mod board;
 mod error;
+#[cfg(feature = "toml")]
+mod image;
 mod led;
 #[cfg(feature = "toml")]
 mod raw;
 
-pub use board::{Arch, Board, DeviceClass, GpioLine, LedConfig};
+pub use board::{Arch, Board, DeviceClass, GpioLine, LedConfig, Watchdog};
 pub use error::BoardError;
+#[cfg(feature = "toml")]
+pub use image::{BootLoader, Description, Drive, Image, Qemu};
 pub use led::{Led, LedPattern, Line};
 #[cfg(feature = "toml")]
-pub use raw::{load, load_all};
+pub use raw::{describe, load, load_all};

@@ -2,30 +2,49 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::image::{Description, RawFile};
 use crate::{Board, BoardError};
 
 /// Longest chain of `inherit`: base, family, model, variant is four; twice that is a mistake.
 const INHERIT_DEPTH_MAX: usize = 8;
 
+/// What a device is told of the board `<folder>/<name>.toml`.
+pub fn load(folder: &Path, name: &str) -> Result<Board, BoardError> {
+    Ok(describe(folder, name)?.board)
+}
+
 /// Reads `<folder>/<name>.toml` and what it inherits from the same folder.
 ///
-/// A table is merged key by key, anything else is replaced. A file whose board has no `description` (base.toml) is for inheriting only.
-pub fn load(folder: &Path, name: &str) -> Result<Board, BoardError> {
+/// A table is merged key by key, a list goes on where the inherited one ends, anything else is replaced.
+pub fn describe(folder: &Path, name: &str) -> Result<Description, BoardError> {
     let path = folder.join(name).with_extension("toml");
     let mut merged = merge_chain(folder, name, 0)?;
     merged.insert("name".into(), Value::String(name.into()));
-    Value::Table(merged)
+    let image = merged.remove("image");
+    let qemu = merged.remove("qemu");
+    // A family says how its members' images are made, and is none itself.
+    let image = image.filter(|image| image.get("kernel_package").is_some());
+    Ok(Description {
+        board: typed(&path, Value::Table(merged))?,
+        image: image.map(|image| typed(&path, image)).transpose()?,
+        qemu: qemu.map(|qemu| typed(&path, qemu)).transpose()?,
+    })
+}
+
+fn typed<T: DeserializeOwned>(path: &Path, value: Value) -> Result<T, BoardError> {
+    value
         .try_into()
         .map_err(|error: toml::de::Error| BoardError::Parse {
-            path,
+            path: path.into(),
             text: error.message().trim().into(),
         })
 }
 
-/// Every board of `folder`, by name.
-pub fn load_all(folder: &Path) -> Result<Vec<Board>, BoardError> {
+/// Every board of `folder`, by name. A file without a description, as base.toml, is for inheriting only.
+pub fn load_all(folder: &Path) -> Result<Vec<Description>, BoardError> {
     let read = |source| BoardError::Read {
         path: folder.into(),
         source,
@@ -41,9 +60,9 @@ pub fn load_all(folder: &Path) -> Result<Vec<Board>, BoardError> {
             );
         }
     }
-    names.retain(|name| !matches!(name.as_str(), "base" | "Cargo"));
+    names.retain(|name| !matches!(name.as_str(), "base" | "initramfs" | "Cargo"));
     names.sort();
-    names.iter().map(|name| load(folder, name)).collect()
+    names.iter().map(|name| describe(folder, name)).collect()
 }
 
 fn merge_chain(folder: &Path, name: &str, depth: usize) -> Result<Table, BoardError> {
@@ -58,23 +77,19 @@ fn merge_chain(folder: &Path, name: &str, depth: usize) -> Result<Table, BoardEr
         path: path.clone(),
         source,
     })?;
-    let parse = |text: String| BoardError::Parse {
+    let parse = |error: toml::de::Error| BoardError::Parse {
         path: path.clone(),
-        text,
+        text: error.to_string().trim_end().into(),
     };
-    let mut own: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| parse(error.to_string()))?;
+    toml::from_str::<RawFile>(&text).map_err(parse)?;
+    let mut own: Table = text.parse().map_err(parse)?;
     match own.remove("inherit") {
-        None => Ok(own),
         Some(Value::String(parent)) => {
             let mut merged = merge_chain(folder, &parent, depth + 1)?;
             merge(&mut merged, own);
             Ok(merged)
         }
-        Some(_) => Err(parse(
-            "`inherit` is the name of another board file, in quotes".into(),
-        )),
+        _ => Ok(own),
     }
 }
 
@@ -82,6 +97,7 @@ fn merge(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {
             (Some(Value::Table(under)), Value::Table(over)) => merge(under, over),
+            (Some(Value::Array(under)), Value::Array(over)) => under.extend(over),
             (_, value) => {
                 under.insert(key, value);
             }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use punnet_boards::{Arch, Board, LedConfig, load, load_all};
+use punnet_boards::{Arch, Board, Description, LedConfig, load, load_all};
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -13,17 +13,34 @@ fn folder() -> &'static Path {
 #[test]
 fn every_board_file_is_valid_and_inherits_the_device_classes() {
     let boards = load_all(folder()).unwrap();
-    assert!(boards.len() >= 6, "only {} boards found", boards.len());
-    for board in boards {
+    assert!(boards.len() >= 14, "only {} boards found", boards.len());
+    for Description { board, image, qemu } in boards {
+        let name = &board.name;
         assert!(
             board.device_classes.contains_key("gpio"),
-            "{} has lost the gpio class",
-            board.name
+            "{name} has lost the gpio class"
         );
         assert!(
             (512..=8192).contains(&board.memory_budget_kib),
-            "{}: odd memory budget",
-            board.name
+            "{name}: odd memory budget"
+        );
+        if name == "generic" {
+            continue;
+        }
+        assert!(
+            !board.serial_console.is_empty() && !board.cpu.is_empty(),
+            "{name}: no serial console or processor"
+        );
+        assert!(board.watchdog.is_some(), "{name}: no watchdog");
+        for module in ["ext4", "vfat", "overlay"] {
+            assert!(
+                board.kernel_modules.iter().any(|known| known == module),
+                "{name}: no {module}"
+            );
+        }
+        assert!(
+            qemu.is_none() || image.is_some(),
+            "{name}: emulated without an image"
         );
     }
 }
@@ -51,7 +68,13 @@ fn bad_files_are_refused_with_their_name_and_place() {
     let cases = [
         ("arch = \"arm64\"\n[led\n", "line 2"),
         ("inherit = \"loop\"\n", "inherit"),
-        ("inherit = 3\n", "inherit"),
+        ("inherit = 3\n", "line 1, column 11"),
+        (
+            "description = \"x\"\n[image]\nboot_lader = \"extlinux\"\n",
+            "line 3, column 1",
+        ),
+        ("kernel_modules = [\"a\", 3]\n", "line 1, column 24"),
+        ("status_led.clas = \"ACT\"\n", "line 1, column 12"),
         ("inherit = \"absent\"\n", "absent.toml"),
         (
             "description = \"x\"\narch = \"z80\"\nmemory_budget_kib = 1\n",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use punnet_boards::{Arch, Board};
+use punnet_boards::{Arch, Description};
 
 use crate::build::{cargo, existing, features_name, root, target_dir};
 use crate::packages;
@@ -31,7 +31,7 @@ pub struct Options {
 /// Builds and prints what came of it.
 pub fn run_command(options: &Options) -> Result<()> {
     let archs: Vec<_> = match &options.board {
-        Some(name) => vec![board(name)?.arch],
+        Some(name) => vec![board(name)?.board.arch],
         None if options.all => Arch::ALL.into(),
         None => bail!("which board? --board {}, or --all", board_names()?.join("|")),
     };
@@ -46,14 +46,14 @@ pub fn run_command(options: &Options) -> Result<()> {
 }
 
 /// A board's description.
-pub fn board(name: &str) -> Result<Board> {
-    punnet_boards::load(&root().join("board-configs"), name)
+pub fn board(name: &str) -> Result<Description> {
+    punnet_boards::describe(&root().join("board-configs"), name)
         .with_context(|| format!("there are: {}", board_names().unwrap_or_default().join(", ")))
 }
 
 fn board_names() -> Result<Vec<String>> {
     let boards = punnet_boards::load_all(&root().join("board-configs"))?;
-    Ok(boards.into_iter().map(|board| board.name).collect())
+    Ok(boards.into_iter().map(|found| found.board.name).collect())
 }
 
 /// A compiler with the source of its standard library.
