@@ -83,6 +83,10 @@ pub enum CliError {
     #[cfg(feature = "agent")]
     #[error(transparent)]
     Agent(#[from] punnet_agent::AgentError),
+    /// From PID 1's half.
+    #[cfg(feature = "init")]
+    #[error(transparent)]
+    Init(#[from] punnet_init::InitError),
     /// From the runtime.
     #[error(transparent)]
     Runtime(#[from] punnet_runtime::Error),

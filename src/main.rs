@@ -39,10 +39,17 @@ fn main() -> ExitCode {
     {
         return punnet_runtime::cli::main(args);
     }
-    dispatch(args).unwrap_or_else(|error| {
-        error::print_chain(&error);
-        ExitCode::from(error.exit_code())
-    })
+    // The kernel calls /init so, with words of its command line that it has no use for itself.
+    #[cfg(feature = "init")]
+    if called_as == "/init" && std::process::id() == 1 {
+        return dispatch(["init".into()].into_iter()).unwrap_or_else(|error| report(&error));
+    }
+    dispatch(args).unwrap_or_else(|error| report(&error))
+}
+
+fn report(error: &CliError) -> ExitCode {
+    error::print_chain(error);
+    ExitCode::from(error.exit_code())
 }
 
 /// Reads what stands before the verb and hands the rest to it.

@@ -37,14 +37,13 @@ impl Roots {
         absolute(found.or_else(own).ok_or(CliError::NoRuntimeDir)?)
     }
 
-    /// What the board is: `board.json` under the data root as the tools write it (board-configs/), or a generic one.
+    /// What the board is: `board.json` under the data root or in /etc/punnet, as the tools write it (board-configs/), or a generic one.
     #[cfg(feature = "images")]
     pub fn board(&self) -> Result<punnet_boards::Board, CliError> {
-        let path = self.data()?.join("board.json");
-        if path.exists() {
-            Ok(punnet_boards::Board::from_json_file(&path)?)
-        } else {
-            Ok(punnet_boards::Board::generic(ARCH))
+        let places = [self.data()?.join("board.json"), "/etc/punnet/board.json".into()];
+        match places.iter().find(|path| path.exists()) {
+            Some(path) => Ok(punnet_boards::Board::from_json_file(path)?),
+            None => Ok(punnet_boards::Board::generic(ARCH)),
         }
     }
 }

@@ -9,6 +9,8 @@ mod containers;
 mod doctor;
 #[cfg(feature = "images")]
 mod images;
+#[cfg(feature = "init")]
+mod init;
 #[cfg(feature = "images")]
 mod inspect;
 #[cfg(feature = "images")]
@@ -152,6 +154,12 @@ pub const VERBS: &[Verb] = &[
     doctor::DOCTOR,
     #[cfg(feature = "agent")]
     agent::AGENT,
+    #[cfg(feature = "init")]
+    init::INIT,
+    #[cfg(feature = "init")]
+    init::REBOOT,
+    #[cfg(feature = "init")]
+    init::POWEROFF,
     agent::COMPLETION,
 ];
 

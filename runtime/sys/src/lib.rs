@@ -3,6 +3,7 @@
 //!
 //! This is the only crate with `unsafe`.
 
+mod block;
 mod bpf;
 mod caps;
 mod landlock;
@@ -13,6 +14,7 @@ mod seccomp;
 mod tty;
 mod xattr;
 
+pub use block::*;
 pub use bpf::*;
 pub use caps::*;
 pub use landlock::*;

@@ -1,0 +1,29 @@
+//! The role `agent`: becomes `punnet agent` with what `setup` has found.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use crate::InitError;
+use crate::handover::{DATA_ROOT, ENROLMENT};
+
+/// Exit code of a board that belongs to no fleet. sysexits.h: EX_CONFIG
+pub const NOT_ENROLLED: i32 = 78;
+
+/// Replaces this process; returns only when there is nothing to run it with, or it cannot be.
+pub fn run() -> Result<ExitCode, InitError> {
+    let given = Path::new(ENROLMENT);
+    let kept = Path::new(DATA_ROOT).join("agent/enrolment.json");
+    if !given.exists() && !kept.exists() {
+        crate::say(
+            "this board is not enrolled: put the file that `punnet-fleet enroll` writes on the boot partition, as enrolment.json, and restart",
+        );
+        return Ok(ExitCode::from(NOT_ENROLLED as u8));
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["agent", "--stop-containers"]);
+    if given.exists() {
+        command.arg("--enrolment").arg(given);
+    }
+    Err(InitError::at("execute", "/proc/self/exe")(command.exec()))
+}

@@ -1,0 +1,42 @@
+//! What keeps a board from coming up as it should, for people at a serial line.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Something of the kernel's or a file could not be used.
+    #[error("cannot {operation} {path}")]
+    Os {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Only the kernel starts this.
+    #[error(
+        "punnet init is the first process of a board (PID 1) and is started by the kernel: see docs/boards.md"
+    )]
+    NotPid1,
+    /// No such role.
+    #[error("punnet init has no role {0:?}")]
+    Role(String),
+}
+
+impl InitError {
+    /// Adds what was tried, on what.
+    pub(crate) fn at<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| Self::Os {
+            operation,
+            path,
+            source: source.into(),
+        }
+    }
+}

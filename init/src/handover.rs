@@ -1,0 +1,45 @@
+//! What the roles leave for each other in RAM: /run/init.
+
+use std::fs;
+use std::io;
+
+use crate::plan::settings::{self, Settings};
+
+/// The folder, for nobody but root.
+pub const FOLDER: &str = "/run/init";
+/// A copy of `punnet.txt` of the boot partition.
+pub const SETTINGS: &str = "/run/init/punnet.txt";
+/// A checked copy of the boot partition's enrolment file.
+pub const ENROLMENT: &str = "/run/init/enrolment.json";
+/// The watchdog's node and its timeout in seconds.
+pub const WATCHDOG: &str = "/run/init/watchdog";
+/// What is wrong with this board, a line each.
+pub const TROUBLES: &str = "/run/init/troubles";
+/// There when the emergency console is to run.
+pub const CONSOLE: &str = "/run/init/console";
+/// Where the agent tells PID 1 that it lives.
+pub const NOTIFY: &str = "/run/init/notify";
+/// Where images and containers are.
+pub const DATA_ROOT: &str = "/var/lib/punnet";
+/// Seconds since 1970 when the board was last switched off, or found out the time.
+pub const CLOCK: &str = "/var/lib/punnet/clock";
+/// What the board is (board-configs/), put there by the image builder.
+pub const BOARD: &str = "/etc/punnet/board.json";
+
+/// What the person said, as `setup` has found it; what is wrong with it has been said there.
+pub fn settings() -> Settings {
+    settings::parse(&fs::read_to_string(SETTINGS).unwrap_or_default()).0
+}
+
+/// Keeps the time on flash, so that the next boot begins no earlier.
+pub fn keep_clock() -> io::Result<()> {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    fs::write(CLOCK, format!("{}\n", now.as_secs()))
+}
+
+/// The time kept; 0 when there is none.
+pub fn kept_clock_s() -> u64 {
+    crate::read_word(CLOCK).parse().unwrap_or(0)
+}

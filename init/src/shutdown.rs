@@ -1,0 +1,92 @@
+//! The orderly end: containers stopped, processes ended, data on the disk, file systems read-only, then the kernel's last act.
+
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, sync};
+
+use crate::handover::{DATA_ROOT, keep_clock};
+use crate::{mount, say};
+
+/// How long the agent may take to stop all containers: as long as it gives each of them, and some more.
+const AGENT_WAIT: Duration = Duration::from_secs(90);
+/// Between SIGTERM and SIGKILL for what is left.
+const REST_WAIT: Duration = Duration::from_secs(3);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM, Ctrl-Alt-Del, `punnet reboot`.
+    Restart,
+    /// SIGUSR1.
+    Halt,
+    /// SIGUSR2, SIGPWR, `punnet poweroff`.
+    PowerOff,
+}
+
+impl End {
+    /// For people.
+    pub const fn said(self) -> &'static str {
+        match self {
+            Self::Restart => "restarting",
+            Self::Halt => "halting",
+            Self::PowerOff => "switching off",
+        }
+    }
+}
+
+/// Ends every process but us. `turn` waits a little, reaps, and tells whether the agent still runs.
+pub fn stop(agent: Option<Pid>, mut turn: impl FnMut(Duration) -> bool) {
+    if let Some(agent) = agent {
+        signal(agent, Signal::SIGTERM);
+        let began = Instant::now();
+        while turn(POLL) {
+            if began.elapsed() > AGENT_WAIT {
+                say("the agent does not end");
+                break;
+            }
+        }
+    }
+    let all = Pid::from_raw(-1);
+    signal(all, Signal::SIGTERM);
+    let began = Instant::now();
+    // ESRCH: nobody is left.
+    while kill(all, None).is_ok() && began.elapsed() < REST_WAIT {
+        turn(POLL);
+    }
+    signal(all, Signal::SIGKILL);
+    turn(POLL);
+}
+
+fn signal(whom: Pid, signal: Signal) {
+    // It may just have ended.
+    kill(whom, signal).ok();
+}
+
+/// Brings the data to rest and ends the board; what is returned is why it did not.
+pub fn end(end: End) -> nix::errno::Errno {
+    if let Err(error) = keep_clock() {
+        say(format_args!("the time is not kept: {error}"));
+    }
+    sync();
+    // Lazily: what a container still holds must not keep the rest from being clean.
+    if umount2(DATA_ROOT, MntFlags::empty()).is_err()
+        && let Err(error) = mount("", DATA_ROOT, None, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, "")
+    {
+        say(format_args!("the data partition is not read-only: {error}"));
+    }
+    sync();
+    let mode = match end {
+        End::Restart => RebootMode::RB_AUTOBOOT,
+        End::Halt => RebootMode::RB_HALT_SYSTEM,
+        End::PowerOff => RebootMode::RB_POWER_OFF,
+    };
+    match reboot(mode) {
+        Err(errno) => errno,
+        Ok(never) => match never {},
+    }
+}

@@ -1,0 +1,67 @@
+//! `punnet init`, and the two orders to it.
+
+use std::process::ExitCode;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Verb, Words};
+use crate::error::CliError;
+
+const HOOKS: punnet_init::Hooks = punnet_init::Hooks {
+    check_enrolment: |content| {
+        punnet_agent::Enrolment::parse(content).map(|enrolment| enrolment.device.to_string())
+    },
+};
+
+/// `punnet init`
+pub const INIT: Verb = Verb {
+    name: "init",
+    summary: "Be the first process of a board that is nothing but kernel and initramfs",
+    synopsis: "",
+    details: "Started by the kernel, as /init of the initramfs that `cargo xtask image` makes. docs/boards.md tells what it does.",
+    flags: &[],
+    words: Words::Between(0, 1),
+    act: |_, given| {
+        let role = given.text(0)?;
+        Ok(punnet_init::run((!role.is_empty()).then_some(role), HOOKS)?)
+    },
+};
+
+/// `punnet reboot`
+pub const REBOOT: Verb = Verb {
+    name: "reboot",
+    summary: "Stop all containers and restart the board",
+    synopsis: "",
+    details: "Only where `punnet init` is PID 1.",
+    flags: &[],
+    words: Words::Between(0, 0),
+    act: |_, _| order(Signal::SIGTERM),
+};
+
+/// `punnet poweroff`
+pub const POWEROFF: Verb = Verb {
+    name: "poweroff",
+    summary: "Stop all containers and switch the board off",
+    synopsis: "",
+    details: "Only where `punnet init` is PID 1.",
+    flags: &[],
+    words: Words::Between(0, 0),
+    act: |_, _| order(Signal::SIGUSR2),
+};
+
+/// Another PID 1 may take these signals for something else.
+fn order(signal: Signal) -> Result<ExitCode, CliError> {
+    let command_line = std::fs::read("/proc/1/cmdline").unwrap_or_default();
+    if command_line.split(|byte| *byte == 0).next() != Some(b"/init") {
+        return Err(CliError::Usage(
+            "this machine's PID 1 is not punnet init: use its own command".into(),
+        ));
+    }
+    kill(Pid::from_raw(1), signal).map_err(|errno| CliError::File {
+        what: "cannot signal",
+        path: "/proc/1".into(),
+        source: errno.into(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
