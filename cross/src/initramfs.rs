@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 /// Type bits and permissions of a folder and of an executable file.
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
+const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// The archive's last entry.
 const TRAILER: &str = "TRAILER!!!";
@@ -23,6 +25,23 @@ pub struct Initramfs {
 impl Initramfs {
     /// Adds a file and the folders above it.
     pub fn add(&mut self, path: &str, content: &[u8]) {
+        self.add_folders_above(path);
+        self.entry(path, PROGRAM, content);
+    }
+
+    /// Adds a symbolic link.
+    pub fn add_link(&mut self, path: &str, target: &str) {
+        self.add_folders_above(path);
+        self.entry(path, LINK, target.as_bytes());
+    }
+
+    /// Adds the device node of a character device.
+    pub fn add_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.add_folders_above(path);
+        self.entry_of(path, CHARACTER_DEVICE, &[], [major, minor]);
+    }
+
+    fn add_folders_above(&mut self, path: &str) {
         let mut above: Vec<_> = Path::new(path).ancestors().skip(1).collect();
         above.pop();
         for folder in above.into_iter().rev() {
@@ -30,7 +49,6 @@ impl Initramfs {
                 self.entry(&folder.to_string_lossy(), FOLDER, &[]);
             }
         }
-        self.entry(path, PROGRAM, content);
     }
 
     /// Adds a file of this machine.
@@ -47,13 +65,19 @@ impl Initramfs {
     }
 
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.entry_of(name, mode, content, [0, 0]);
+    }
+
+    fn entry_of(&mut self, name: &str, mode: u32, content: &[u8], [major, minor]: [u32; 2]) {
         self.entries += 1;
         let (inode, links) = (self.entries, 1);
         let size = u32::try_from(content.len()).expect("an initramfs is in memory");
         let name_size = u32::try_from(name.len() + 1).expect("a path is short");
         self.bytes.extend(b"070701");
         // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
-        for field in [inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0] {
+        for field in [
+            inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0,
+        ] {
             self.bytes.extend(format!("{field:08x}").bytes());
         }
         self.bytes.extend(name.bytes().chain([0]));
@@ -94,7 +118,8 @@ pub fn modules_in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> 
     Ok(ordered)
 }
 
-fn module_name(file: &str) -> &str {
+/// `kernel/fs/9p/9p.ko.xz` is of `9p`.
+pub fn module_name(file: &str) -> &str {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split(".ko").next().unwrap_or(name)
 }
@@ -113,6 +138,7 @@ mod tests {
         let mut made = Initramfs::default();
         made.add("init", b"#!/bin/sh\n");
         made.add("deep/er/file", b"content");
+        made.add_link("deep/link", "er/file");
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new("busybox")
             .args(["cpio", "-i", "-d"])
@@ -124,6 +150,10 @@ mod tests {
         assert!(child.wait().unwrap().success());
         assert_eq!(
             std::fs::read(folder.path().join("deep/er/file")).unwrap(),
+            b"content"
+        );
+        assert_eq!(
+            std::fs::read(folder.path().join("deep/link")).unwrap(),
             b"content"
         );
         assert_eq!(std::fs::read(folder.path().join("init")).unwrap(), b"#!/bin/sh\n");

@@ -3,11 +3,16 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod boot;
 pub mod build;
 pub mod cross;
 pub mod demo;
+pub mod docs;
+pub mod emulator;
 pub mod fuzz;
+pub mod image;
 mod initramfs;
+mod kernel;
 mod packages;
 pub mod process;
 pub mod size;

@@ -5,6 +5,9 @@
 //! | `demo` | builds all, deploys a scratch container over MQTT to an agent on this machine, shows it | demo.rs |
 //! | `test` | installs what is missing, then every check there is; CI runs exactly this | test.rs |
 //! | `build` | static binaries for boards | cross.rs |
+//! | `image` | a card, kernel and initramfs for a board | image.rs |
+//! | `boot` | a board's image in QEMU, with a fleet controller | boot.rs |
+//! | `docs` | docs/boards.md out of the board files | docs.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
@@ -13,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, cross, demo, fuzz, process, size, test, vm};
+use xtask::{bench, boot, cross, demo, docs, fuzz, image, process, size, test, vm};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +36,12 @@ enum Command {
     Test(test::Options),
     /// Cross-compile the static device binary for boards
     Build(cross::Options),
+    /// Make a bootable card for a board, without root
+    Image(image::Options),
+    /// Boot a board's image in QEMU and let a fleet controller work with it
+    Boot(boot::Options),
+    /// Write docs/boards.md out of the board files
+    Docs(docs::Options),
     /// Print the size of the static device binary and what each feature and dependency adds
     Size(size::Options),
     /// Run the fuzz targets
@@ -50,6 +59,9 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run_all(&options),
         Command::Build(options) => cross::run_command(&options),
+        Command::Image(options) => image::run_command(&options),
+        Command::Boot(options) => boot::run_command(&options),
+        Command::Docs(options) => docs::run(&options),
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run_command(&options),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,17 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {}", shown(command)))?;
         Ok(Self { name, child })
+    }
+
+    /// The same for one whose standard input and output are pipes.
+    pub fn start_with_pipes(
+        name: &'static str,
+        command: &mut Command,
+    ) -> Result<(Self, ChildStdin, ChildStdout)> {
+        let mut server = Self::start(name, command)?;
+        let pipes = server.child.stdin.take().zip(server.child.stdout.take());
+        let (stdin, stdout) = pipes.context("the command was not given pipes")?;
+        Ok((server, stdin, stdout))
     }
 
     /// Its process id.

@@ -139,13 +139,18 @@ impl Stand {
         Ok(archive)
     }
 
-    /// Builds the example image for another platform, as an OCI layout directory and nowhere else.
-    pub fn build_hello_for(&self, platform: &str, layout: &Path) -> Result<()> {
+    /// Builds the example image for another platform, as an OCI layout directory and nowhere else. `ballast` is one more file in it.
+    pub fn build_hello_for(&self, platform: &str, layout: &Path, ballast: &[u8]) -> Result<()> {
+        let context = self.hello_context()?;
+        if !ballast.is_empty() {
+            std::fs::write(context.join("ballast"), ballast)?;
+            std::fs::write(
+                context.join("Containerfile"),
+                format!("{CONTAINERFILE}COPY ballast /ballast\n"),
+            )?;
+        }
         let mut command = self.punnet(&["build", "--platform", platform, "--output"]);
-        run(command
-            .arg(layout.join(""))
-            .arg(self.hello_context()?)
-            .stdout(Stdio::null()))
+        run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))
     }
 
     fn hello_context(&self) -> Result<PathBuf> {
@@ -186,6 +191,22 @@ impl Stand {
             .fleet(&["enroll", device, "--output"])
             .arg(self.enrolment())
             .stdout(Stdio::null()))
+    }
+
+    /// Writes an enrolment file for a device that reaches the broker at `url`.
+    pub fn enrol_by(&self, device: &str, url: &str) -> Result<PathBuf> {
+        let path = self.path().join(format!("{device}.json"));
+        run(self
+            .fleet(&["enroll", device, "--broker", url, "--output"])
+            .arg(&path)
+            .stdout(Stdio::null()))?;
+        Ok(path)
+    }
+
+    /// The embedded broker's address as QEMU's user network shows it: this machine's loopback is 10.0.2.2 there.
+    pub fn broker_seen_from_emulator(&self) -> String {
+        let port = self.listen.rsplit(':').next().unwrap_or_default();
+        format!("mqtt://10.0.2.2:{port}")
     }
 
     /// Starts the enrolled device's agent, again if need be.
@@ -253,6 +274,26 @@ impl Stand {
             &wait,
         ];
         run(&mut self.fleet(&words)).with_context(|| self.log_tail("agent.log"))
+    }
+
+    /// Asks for `hello` as `app` and waits for nothing.
+    pub fn begin_deploy(&self, app: &str, device: &str, options: &[&str]) -> Result<()> {
+        let words = ["deploy", "--app", app, "--image", "hello", "--device", device];
+        run(self.fleet(&words).args(options).stdout(Stdio::null()))
+    }
+
+    /// What the fleet knows of an app on a device; null when it knows nothing.
+    pub fn app(&self, device: &str, app: &str) -> Result<Value> {
+        let named = |entry: &&Value, name: &str| entry["name"] == name;
+        let all = json_of(&mut self.fleet(&["devices", "--json"]))?;
+        let device = all
+            .as_array()
+            .and_then(|all| all.iter().find(|entry| named(entry, device)));
+        let apps = device.and_then(|device| device["apps"].as_array());
+        Ok(apps
+            .and_then(|apps| apps.iter().find(|entry| named(entry, app)))
+            .cloned()
+            .unwrap_or_default())
     }
 
     /// The first `count` lines of an app's output, as they come back over MQTT.

@@ -5,17 +5,18 @@
 //! are the same inside. The kernel is Debian's. QEMU emulates (TCG): KVM is not everywhere.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use punnet_boards::Arch;
 
 use crate::build::{root, target_dir};
 use crate::initramfs::{Initramfs, modules_in_order};
+use crate::kernel::Kernel;
 use crate::packages;
-use crate::process::{Server, run, stdout_of, wait_for};
+use crate::process::{Server, run, wait_for};
 
 /// The package that names the kernel package of today.
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
@@ -38,7 +39,6 @@ const DISK_BYTES: u64 = 16 << 30;
 /// Programs the machine is made with, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
-    ("depmod", "kmod"),
     ("mkfs.ext4", "e2fsprogs"),
     ("busybox", "busybox-static"),
 ];
@@ -114,7 +114,7 @@ impl Machine {
 
     /// Boots, runs, switches off; the command's exit code.
     pub fn run(&self, timeout: Duration) -> Result<i32> {
-        let kernel = Kernel::get()?;
+        let kernel = Kernel::get(KERNEL_PACKAGE, Arch::Amd64)?;
         let folder = tempfile::Builder::new().prefix("punnet-vm-").tempdir()?;
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("initramfs"), self.initramfs(&kernel)?)?;
@@ -213,81 +213,6 @@ fn busybox() -> Result<PathBuf> {
         .into_iter()
         .find(|path| path.is_file());
     found.context("busybox is not installed (Debian: busybox-static)")
-}
-
-/// An unpacked kernel package.
-struct Kernel {
-    folder: PathBuf,
-    image: PathBuf,
-    /// lib/modules/VERSION in it
-    modules: PathBuf,
-}
-
-impl Kernel {
-    /// The one fetched before, else Debian's of today.
-    fn get() -> Result<Self> {
-        let folder = target_dir().join("vm/kernel");
-        if !folder.exists() {
-            Self::fetch(&folder)?;
-        }
-        let modules = only_entry(&folder.join("lib/modules"))?;
-        let version = modules
-            .file_name()
-            .context("a version has a name")?
-            .to_string_lossy()
-            .into_owned();
-        Ok(Self {
-            image: folder.join(format!("boot/vmlinuz-{version}")),
-            modules,
-            folder,
-        })
-    }
-
-    fn fetch(folder: &Path) -> Result<()> {
-        eprintln!("==> fetching the virtual machine's kernel, {KERNEL_PACKAGE}");
-        let depends = stdout_of(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?;
-        let package = depends
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-            .with_context(|| format!("apt knows no package {KERNEL_PACKAGE}: apt-get update, please"))?;
-        let partial = folder.with_extension("partial");
-        if partial.exists() {
-            std::fs::remove_dir_all(&partial)?;
-        }
-        std::fs::create_dir_all(&partial)?;
-        // apt's own user downloads, and must be able to write here.
-        let download = tempfile::tempdir()?;
-        std::fs::set_permissions(&download, std::fs::Permissions::from_mode(0o777))?;
-        stdout_of(
-            Command::new("apt-get")
-                .args(["-qq", "download", &format!("linux-image-{package}")])
-                .current_dir(&download),
-        )?;
-        run(Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(only_entry(download.path())?)
-            .arg(&partial))?;
-        let modules = only_entry(&partial.join("lib/modules"))?;
-        run(Command::new("depmod")
-            .arg("--basedir")
-            .arg(&partial)
-            .arg(modules.file_name().unwrap_or_default()))?;
-        Ok(std::fs::rename(partial, folder)?)
-    }
-}
-
-fn only_entry(folder: &Path) -> Result<PathBuf> {
-    let entries: Vec<_> = std::fs::read_dir(folder)
-        .with_context(|| format!("cannot list {}", folder.display()))?
-        .collect::<Result<_, _>>()?;
-    match entries.as_slice() {
-        [entry] => Ok(entry.path()),
-        _ => bail!(
-            "{} entries where one was expected, in {}",
-            entries.len(),
-            folder.display()
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ fn an_image_for_another_cpu_or_system_is_refused_in_one_sentence() {
     let stand = stand();
     for (platform, words) in [("linux/riscv64", "riscv64"), ("windows/amd64", "windows")] {
         let layout = stand.path().join(platform.replace('/', "-"));
-        stand.build_hello_for(platform, &layout).unwrap();
+        stand.build_hello_for(platform, &layout, &[]).unwrap();
         let complaint = fails(stand.punnet(&["load"]).arg(&layout), 1);
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
         assert!(

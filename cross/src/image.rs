@@ -1,0 +1,469 @@
+//! `cargo xtask image`: what a board boots from. Kernel and initramfs by themselves, and a whole card: an MBR, a FAT partition with the boot
+//! files, an ext4 partition for images and containers. Without root; the same sources and kernel give the same bytes.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use flate2::{Compression, GzBuilder};
+use punnet_boards::{Board, BootLoader, Description, Image};
+
+use crate::build::target_dir;
+use crate::cross::{self, Compiler};
+use crate::initramfs::Initramfs;
+use crate::kernel::Kernel;
+use crate::packages;
+use crate::process::run;
+
+/// Programs it takes, and the Debian package of each.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mformat", "mtools"),
+    ("mcopy", "mtools"),
+];
+
+const SECTOR: u64 = 512;
+const MIB: u64 = 1 << 20;
+/// Where the first partition begins: U-Boot of several families lies before it.
+const BOOT_FIRST: u64 = 4 * MIB / SECTOR;
+/// Room beside the boot files for a second set of them: an update never overwrites what works.
+const BOOT_BYTES_MIN: u64 = 96 * MIB;
+/// Of the data partition as made; `punnet init` lets it grow to the card's end.
+const DATA_BYTES: u64 = 96 * MIB;
+/// Of the empty file system in the initramfs.
+const TEMPLATE_BYTES: u64 = 32 * MIB;
+/// Identities that are the same in each image: nothing looks for them, and the bytes do not change.
+const DISK_ID: u32 = 0x504e_5431;
+const FAT_ID: &str = "504e5432";
+const EXT4_ID: &str = "504e5433-0000-4000-8000-70756e6e6574";
+/// The moment all files are from: FAT knows none before 1980.
+const EPOCH_S: &str = "315532800";
+
+/// Options of `image`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// For this board (a file in board-configs/, without .toml)
+    #[arg(long, value_name = "BOARD")]
+    pub board: String,
+    /// Put this enrolment file (`punnet-fleet enroll`) on the boot partition
+    #[arg(long, value_name = "FILE")]
+    pub enroll: Option<PathBuf>,
+    /// Put this settings file on the boot partition, in place of the one that explains itself
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+    /// Copy everything in this folder onto the boot partition: the Pi's firmware, a boot loader
+    #[arg(long, value_name = "DIR")]
+    pub firmware: Option<PathBuf>,
+    /// Take this static binary instead of compiling one
+    #[arg(long, value_name = "FILE")]
+    pub punnet: Option<PathBuf>,
+    /// Take kernel, modules and device trees from an unpacked Debian kernel package
+    #[arg(long, value_name = "DIR")]
+    pub kernel: Option<PathBuf>,
+}
+
+/// What was made.
+pub struct Artefacts {
+    /// What is booted.
+    pub kernel: PathBuf,
+    /// With it.
+    pub initramfs: PathBuf,
+    /// The whole card.
+    pub card: PathBuf,
+    /// Where device trees are.
+    pub device_trees: PathBuf,
+    /// What the board is.
+    pub description: Description,
+}
+
+/// Makes it and says where it is.
+pub fn run_command(options: &Options) -> Result<()> {
+    let made = make(options, &target_dir().join("images").join(&options.board))?;
+    for (what, path) in [
+        ("kernel", &made.kernel),
+        ("initramfs", &made.initramfs),
+        ("card", &made.card),
+    ] {
+        let kib = std::fs::metadata(path)?.len().div_ceil(1024);
+        println!("{what:<10} {kib:>8} KiB  {}", path.display());
+    }
+    println!(
+        "Write it:  dd if={} of=/dev/CARD bs=4M conv=fsync",
+        made.card.display()
+    );
+    let missing = firmware_missing(&made, options.firmware.as_deref());
+    if let Some(what) = missing {
+        println!("{what}");
+    }
+    Ok(())
+}
+
+/// What the user has to add, when no package of ours has it.
+fn firmware_missing(made: &Artefacts, given: Option<&Path>) -> Option<&'static str> {
+    let loader = made.description.image.as_ref()?.boot_loader;
+    match loader {
+        _ if given.is_some() || made.description.qemu.is_some() && loader == BootLoader::Extlinux => None,
+        BootLoader::RaspberryPi => Some(
+            "The Pi's firmware is not in it. Add it: git clone --depth 1 https://github.com/raspberrypi/firmware && cargo xtask image ... --firmware firmware/boot",
+        ),
+        BootLoader::Extlinux => {
+            Some("The board's boot loader is not in it: write its U-Boot to the card as its manual says.")
+        }
+    }
+}
+
+/// Makes everything into `folder`.
+pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
+    packages::ensure(PROGRAMS)?;
+    let description = cross::board(&options.board)?;
+    let (board, image) = (&description.board, description.image.as_ref());
+    let kernel = match (
+        &options.kernel,
+        image.and_then(|image| image.kernel_package.as_deref()),
+    ) {
+        (Some(folder), _) => Kernel::in_folder(folder)?,
+        (None, Some(package)) => Kernel::get(package, board.arch)?,
+        (None, None) => bail!(
+            "{}: Debian has no kernel for it; give one with --kernel DIR",
+            board.name
+        ),
+    };
+    let pi = Image {
+        kernel_package: None,
+        boot_loader: BootLoader::RaspberryPi,
+        device_trees: Vec::new(),
+    };
+    let image = image.unwrap_or(&pi);
+    let punnet = match &options.punnet {
+        Some(file) => file.clone(),
+        None => Compiler::find()?.build("punnet", board.arch, &[])?,
+    };
+    std::fs::create_dir_all(folder)?;
+    let path = |name: &str| folder.join(name);
+    let initramfs = initramfs(board, &kernel, &punnet, folder)?;
+    std::fs::write(path("initramfs"), &initramfs)?;
+    std::fs::copy(&kernel.image, path("kernel"))?;
+    let boot = path("boot");
+    if boot.exists() {
+        std::fs::remove_dir_all(&boot)?;
+    }
+    boot_files(&boot, board, image, &kernel, &initramfs, options)?;
+    card(&path("card.img"), &boot)?;
+    Ok(Artefacts {
+        kernel: path("kernel"),
+        initramfs: path("initramfs"),
+        card: path("card.img"),
+        device_trees: kernel.device_trees,
+        description,
+    })
+}
+
+fn initramfs(board: &Board, kernel: &Kernel, punnet: &Path, folder: &Path) -> Result<Vec<u8>> {
+    let mut made = Initramfs::default();
+    made.add_file("bin/punnet", punnet)?;
+    made.add_link("init", "bin/punnet");
+    // The kernel opens the first, and Rust's start-up the second where there is no first.
+    made.add_device("dev/console", 5, 1);
+    made.add_device("dev/null", 1, 3);
+    made.add("etc/punnet/board.json", &serde_json::to_vec(board)?);
+    let mut index = String::new();
+    for module in kernel
+        .list()?
+        .choose(&board.kernel_modules, &board.hotplug_modules)?
+    {
+        ensure!(
+            module.file.extension().is_some_and(|extension| extension == "ko"),
+            "{}: compressed modules are not unpacked here",
+            module.file.display()
+        );
+        made.add_file(&format!("lib/modules/{}.ko", module.name), &module.file)?;
+        index += &format!("{}\n", module.line);
+    }
+    made.add("lib/modules/index", index.as_bytes());
+    made.add("lib/punnet/data.ext4.gz", &gzip(&template(folder)?)?);
+    gzip(&made.finish())
+}
+
+/// Without a name or a time: the same content is the same bytes.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = GzBuilder::new().write(Vec::new(), Compression::best());
+    packed.write_all(bytes)?;
+    Ok(packed.finish()?)
+}
+
+/// An empty data file system.
+fn template(folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join("data.ext4");
+    File::create(&path)?.set_len(TEMPLATE_BYTES)?;
+    data_file_system(&path, 0, TEMPLATE_BYTES)?;
+    Ok(std::fs::read(path)?)
+}
+
+/// Makes the data file system at an offset of a file.
+fn data_file_system(file: &Path, offset: u64, bytes: u64) -> Result<()> {
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-b", "4096", "-I", "256", "-m", "1", "-L", "punnet-data", "-U", EXT4_ID])
+        // metadata_csum seeds from the UUID; what mkfs.ext4 puts off would be written while the board runs.
+        .args(["-O", "metadata_csum,64bit,resize_inode", "-E"])
+        .arg(format!(
+            "offset={offset},hash_seed={EXT4_ID},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,resize=33554432"
+        ))
+        .arg(file)
+        .arg(format!("{}k", bytes / 1024))
+        // The names for the same in different versions.
+        .env("E2FSPROGS_FAKE_TIME", EPOCH_S)
+        .env("SOURCE_DATE_EPOCH", EPOCH_S)
+        .stderr(Stdio::null()))
+}
+
+/// The kernel's command line.
+pub fn command_line(board: &Board) -> String {
+    let console = format!("console={}", board.serial_console);
+    let words = board.kernel_command_line.iter().map(String::as_str);
+    words.chain([console.as_str()]).collect::<Vec<_>>().join(" ")
+}
+
+/// What the boot partition holds; the system itself is in the folder `a`, and an update would be in `b`.
+fn boot_files(
+    boot: &Path,
+    board: &Board,
+    image: &Image,
+    kernel: &Kernel,
+    initramfs: &[u8],
+    options: &Options,
+) -> Result<()> {
+    let slot = boot.join("a");
+    std::fs::create_dir_all(&slot)?;
+    std::fs::copy(&kernel.image, slot.join("kernel"))?;
+    std::fs::write(slot.join("initramfs"), initramfs)?;
+    for tree in &image.device_trees {
+        let name = Path::new(tree).file_name().context("a device tree has a name")?;
+        std::fs::copy(kernel.device_trees.join(tree), slot.join(name))
+            .with_context(|| format!("this kernel has no device tree {tree}"))?;
+    }
+    let line = command_line(board);
+    match image.boot_loader {
+        BootLoader::RaspberryPi => {
+            std::fs::write(boot.join("config.txt"), config_txt(board))?;
+            std::fs::write(slot.join("cmdline.txt"), format!("{line}\n"))?;
+        }
+        BootLoader::Extlinux => {
+            std::fs::create_dir_all(boot.join("extlinux"))?;
+            std::fs::write(boot.join("extlinux/extlinux.conf"), extlinux_conf(&line))?;
+        }
+    }
+    let settings = match &options.settings {
+        Some(file) => std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?,
+        None => SETTINGS.into(),
+    };
+    std::fs::write(boot.join("punnet.txt"), settings)?;
+    if let Some(file) = &options.enroll {
+        std::fs::copy(file, boot.join("enrolment.json"))
+            .with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    if let Some(folder) = &options.firmware {
+        run(Command::new("cp")
+            .args(["-r", "--no-target-directory"])
+            .arg(folder)
+            .arg(boot))?;
+    }
+    Ok(())
+}
+
+const SETTINGS: &str = "\
+# Settings of this one board. Remove the # in front of a line and change what is behind the =.
+#hostname=kitchen
+# A fixed address instead of DHCP:
+#address=192.168.1.20/24
+#gateway=192.168.1.1
+#dns=192.168.1.1
+# Time servers, when the router names none:
+#ntp=pool.ntp.org
+# A prompt on the serial line, even when nothing is wrong:
+#console=on
+";
+
+/// Raspberry Pi documentation, config.txt: one card for 32-bit and 64-bit models, everything of ours below os_prefix.
+fn config_txt(board: &Board) -> String {
+    let bits = u8::from(board.arch == punnet_boards::Arch::Arm64);
+    format!(
+        "# Made by cargo xtask image. Kernel, initramfs, device trees and cmdline.txt are in the folder that os_prefix names.\n\
+         os_prefix=a/\nkernel=kernel\ninitramfs initramfs followkernel\narm_64bit={bits}\nenable_uart=1\ndisable_splash=1\n\
+         # Device trees of the kernel's own, without overlays of the firmware.\nupstream_kernel=1\ngpu_mem=16\n"
+    )
+}
+
+fn extlinux_conf(command_line: &str) -> String {
+    format!(
+        "# Made by cargo xtask image.\ndefault a\ntimeout 1\nlabel a\n  kernel /a/kernel\n  initrd /a/initramfs\n  fdtdir /a\n  append {command_line}\n"
+    )
+}
+
+/// The whole card, holes where nothing is.
+fn card(card: &Path, boot: &Path) -> Result<()> {
+    let boot_bytes = (2 * folder_bytes(boot)? + 16 * MIB)
+        .max(BOOT_BYTES_MIN)
+        .next_multiple_of(MIB);
+    let (boot_count, data_count) = (boot_bytes / SECTOR, DATA_BYTES / SECTOR);
+    let data_first = BOOT_FIRST + boot_count;
+    let mut file = File::create(card).with_context(|| format!("cannot write {}", card.display()))?;
+    file.set_len((data_first + data_count) * SECTOR)?;
+    let partitions = [(0x0c, BOOT_FIRST, boot_count), (0x83, data_first, data_count)];
+    file.write_all(&mbr(&partitions)?)?;
+    drop(file);
+    fat(card, boot, boot_count)?;
+    data_file_system(card, data_first * SECTOR, DATA_BYTES)
+}
+
+/// A master boot record; the first partition is the active one.
+fn mbr(partitions: &[(u8, u64, u64)]) -> Result<[u8; 512]> {
+    let mut sector = [0; 512];
+    sector[440..444].copy_from_slice(&DISK_ID.to_le_bytes());
+    for (number, (kind, first, count)) in partitions.iter().enumerate() {
+        let at = 446 + 16 * number;
+        sector[at] = if number == 0 { 0x80 } else { 0 };
+        // Cylinders, heads and sectors that say "too large": only the numbers below count.
+        sector[at + 1..at + 8].copy_from_slice(&[0xfe, 0xff, 0xff, *kind, 0xfe, 0xff, 0xff]);
+        sector[at + 8..at + 12].copy_from_slice(&u32::try_from(*first)?.to_le_bytes());
+        sector[at + 12..at + 16].copy_from_slice(&u32::try_from(*count)?.to_le_bytes());
+    }
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    Ok(sector)
+}
+
+fn fat(card: &Path, boot: &Path, sectors: u64) -> Result<()> {
+    let image = format!("{}@@{}", card.display(), BOOT_FIRST * SECTOR);
+    let tool = |program: &str| {
+        let mut command = Command::new(program);
+        command
+            .args(["-i", &image])
+            .env("SOURCE_DATE_EPOCH", EPOCH_S)
+            .env("TZ", "UTC")
+            .env("MTOOLS_SKIP_CHECK", "1");
+        command
+    };
+    run(tool("mformat").args([
+        "-T",
+        &sectors.to_string(),
+        "-h",
+        "64",
+        "-s",
+        "32",
+        "-H",
+        &BOOT_FIRST.to_string(),
+        "-F",
+        "-c",
+        "1",
+        "-N",
+        FAT_ID,
+        "-v",
+        "PUNNET",
+        "::",
+    ]))?;
+    let mut names: Vec<_> = std::fs::read_dir(boot)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    names.sort();
+    run(tool("mcopy").args(["-s", "-Q"]).args(names).arg("::"))
+}
+
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() {
+            folder_bytes(&entry.path())?
+        } else {
+            entry.metadata()?.len()
+        };
+    }
+    Ok(bytes)
+}
+
+/// Puts a file onto a card's boot partition, or replaces it.
+pub fn put_on_card(card: &Path, file: &Path, name: &str) -> Result<()> {
+    run(Command::new("mcopy")
+        .args(["-o", "-i"])
+        .arg(format!("{}@@{}", card.display(), BOOT_FIRST * SECTOR))
+        .arg(file)
+        .arg(format!("::{name}")))
+}
+
+/// Where the data partition of a card is: first byte and size.
+pub fn data_on_card(card: &Path) -> Result<(u64, u64)> {
+    let mut sector = [0; 512];
+    File::open(card)?.read_exact(&mut sector)?;
+    let word = |at: usize| u64::from(u32::from_le_bytes([0, 1, 2, 3].map(|byte| sector[at + byte])));
+    Ok((word(446 + 16 + 8) * SECTOR, word(446 + 16 + 12) * SECTOR))
+}
+
+/// Overwrites part of a card.
+pub fn write_on_card(card: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut file = File::options().write(true).open(card)?;
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file.write_all(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "this is a test")]
+
+    use super::*;
+
+    fn boot_folder(folder: &Path) -> PathBuf {
+        let boot = folder.join("boot");
+        std::fs::create_dir_all(boot.join("a")).unwrap();
+        std::fs::write(boot.join("a/kernel"), vec![7; 100_000]).unwrap();
+        std::fs::write(boot.join("punnet.txt"), SETTINGS).unwrap();
+        boot
+    }
+
+    #[test]
+    fn a_card_made_twice_is_the_same_and_both_file_systems_are_sound() {
+        packages::ensure(PROGRAMS).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let made: Vec<_> = ["one", "two"]
+            .iter()
+            .map(|name| {
+                let folder = folder.path().join(name);
+                std::fs::create_dir_all(&folder).unwrap();
+                let path = folder.join("card.img");
+                card(&path, &boot_folder(&folder)).unwrap();
+                // Whoever puts the time into a file system does so in seconds; FAT has every second one.
+                std::thread::sleep(std::time::Duration::from_millis(2100));
+                path
+            })
+            .collect();
+        let [one, two] = [&made[0], &made[1]].map(|path| std::fs::read(path).unwrap());
+        assert!(one == two, "the cards differ");
+        let (offset, bytes) = data_on_card(&made[0]).unwrap();
+        let data = folder.path().join("data");
+        std::fs::write(&data, &one[offset as usize..(offset + bytes) as usize]).unwrap();
+        run(Command::new("e2fsck").arg("-fn").arg(&data)).unwrap();
+        let back = folder.path().join("back");
+        let image = format!("{}@@{}", made[0].display(), BOOT_FIRST * SECTOR);
+        run(Command::new("mcopy")
+            .args(["-i", &image, "::a/kernel"])
+            .arg(&back))
+        .unwrap();
+        assert_eq!(std::fs::read(back).unwrap(), vec![7; 100_000]);
+        let settings = folder.path().join("settings");
+        std::fs::write(&settings, "console=on\n").unwrap();
+        put_on_card(&made[0], &settings, "punnet.txt").unwrap();
+    }
+
+    #[test]
+    fn a_pi_is_told_where_its_system_is() {
+        let zero = cross::board("raspberry-pi-zero").unwrap().board;
+        let four = cross::board("raspberry-pi-4").unwrap().board;
+        assert!(config_txt(&zero).contains("os_prefix=a/") && config_txt(&zero).contains("arm_64bit=0"));
+        assert!(config_txt(&four).contains("arm_64bit=1"));
+        let line = command_line(&zero);
+        assert!(
+            line.contains("cgroup_enable=memory") && line.contains("console=ttyAMA0,115200"),
+            "{line}"
+        );
+    }
+}
