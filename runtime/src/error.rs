@@ -1,5 +1,6 @@
 //! What can go wrong, in the user's words. `Display` states this level only; the cause is `source()`.
 
+use crate::hooks::HookKind;
 use nix::errno::Errno;
 use punnet_spec::Status;
 use std::error::Error as _;
@@ -165,6 +166,11 @@ impl Error {
             Self::ProgramNotFound(program) => ('n', 0, program.clone(), String::new()),
             Self::ProgramNotExecutable { program, why } => ('x', 0, program.clone(), why.clone()),
             Self::Config { field, reason } => ('c', 0, field.clone(), reason.clone()),
+            // Only these two kinds run in the container's process.
+            Self::Hook { kind, path, why } => {
+                let number = i32::from(*kind == HookKind::StartContainer.as_str());
+                ('h', number, path.clone(), why.clone())
+            }
             other => ('s', 0, other.chain(), String::new()),
         };
         format!("E{kind}{errno}\0{first}\0{second}").into_bytes()
@@ -179,10 +185,8 @@ impl Error {
             parts.next().unwrap_or_default().to_owned(),
             parts.next().unwrap_or_default().to_owned(),
         );
-        let errno = head
-            .get(2..)
-            .and_then(|number| number.parse().ok())
-            .map_or(Errno::UnknownErrno, Errno::from_raw);
+        let number = head.get(2..).and_then(|number| number.parse().ok());
+        let errno = number.map_or(Errno::UnknownErrno, Errno::from_raw);
         match head.get(..2) {
             Some("Eo") => Self::Os {
                 operation: first,
@@ -197,6 +201,14 @@ impl Error {
             Some("Ec") => Self::Config {
                 field: first,
                 reason: second,
+            },
+            Some("Eh") => Self::Hook {
+                kind: match number {
+                    Some(1) => HookKind::StartContainer.as_str(),
+                    _ => HookKind::CreateContainer.as_str(),
+                },
+                path: first,
+                why: second,
             },
             _ => Self::Setup(first),
         }
@@ -244,6 +256,11 @@ mod tests {
                 why: "built for arm".into(),
             },
             Error::config("process.cwd", "outside the root"),
+            Error::Hook {
+                kind: "startContainer",
+                path: "/hook".into(),
+                why: "ended with status 1".into(),
+            },
         ];
         for error in errors {
             let back = Error::decode(&error.encode());

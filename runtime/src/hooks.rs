@@ -22,7 +22,7 @@ pub(crate) enum HookKind {
 }
 
 impl HookKind {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Prestart => "prestart",
             Self::CreateRuntime => "createRuntime",

@@ -7,7 +7,7 @@ use crate::hooks::{self, HookKind};
 use crate::host::{HostProc, Labels};
 use crate::listener::Listener;
 use crate::paths::{create_dir_all, open_plain};
-use crate::plan::namespaces_bits::{CGROUP, NETWORK, USER};
+use crate::plan::namespaces_bits::{CGROUP, MOUNT, NETWORK, USER};
 use crate::plan::{CapabilityPlan, Confinement, NumberSet, Plan, ProcessPlan};
 use crate::terminal::{self, Stdio};
 use crate::{program, rootfs};
@@ -20,13 +20,15 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Pid, Uid, chdir, fchdir, pivot_root, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{
+    Gid, Pid, Uid, chdir, chroot, fchdir, pivot_root, setgroups, setresgid, setresuid, setsid,
+};
 use punnet_spec::State;
 use punnet_sys::CapSets;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -49,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub stdio: &'a Stdio,
     /// Where the root is attached until pivot_root(2): any directory.
     pub attach_at: &'a Path,
+    /// For `exec` in a container that shares the host's mount namespace: its root.
+    pub root: Option<&'a OwnedFd>,
     /// The container's cgroup, if it has one.
     pub cgroup: Option<&'a Path>,
     /// Binds that the runtime has made for us.
@@ -98,6 +102,9 @@ pub(crate) fn run_exec(
     if let Some(last) = &process.affinity.last {
         set_affinity(last).os("set", "process.execCPUAffinity.final")?;
     }
+    if let Some(root) = context.root {
+        change_root(root.as_fd())?;
+    }
     if namespaces & USER != 0 {
         become_root(context)?;
     }
@@ -121,10 +128,12 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
     umask(Mode::empty());
     // Host paths are opened with the caller's rights, before we become the container's root.
     let sources = rootfs::open_sources(plan, context.idmapped)?;
-    // From here on no mount of ours reaches the host, whatever the host's propagation is.
-    let host_root = open_plain(root, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
-    punnet_sys::mount_setattr(host_root.as_fd(), true, 0, 0, punnet_sys::propagation::SLAVE)
-        .os("separate", "the mount namespace")?;
+    if plan.namespaces.has(MOUNT) {
+        // From here on no mount of ours reaches the host, whatever the host's propagation is.
+        let host_root = open_plain(root, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
+        punnet_sys::mount_setattr(host_root.as_fd(), true, 0, 0, punnet_sys::propagation::SLAVE)
+            .os("separate", "the mount namespace")?;
+    }
     rootfs::attach_root(&sources, context.root_nodev, context.attach_at)?;
     if in_userns {
         become_root(context)?;
@@ -159,16 +168,27 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
         punnet_sys::mount_setattr(sources.root(), false, punnet_sys::attr::RDONLY, 0, 0)
             .os("make read-only", "the root")?;
     }
-    // The old root lands on top of the new one and is detached: nothing of the host stays reachable. pivot_root(2)
-    fchdir(sources.root()).os("enter", "the new root")?;
-    pivot_root(".", ".").os("pivot to", "the new root")?;
-    umount2(".", MntFlags::MNT_DETACH).os("detach", "the old root")?;
-    chdir("/").os("enter", "the new root")?;
+    if plan.namespaces.has(MOUNT) {
+        // The old root lands on top of the new one and is detached: nothing of the host stays reachable. pivot_root(2)
+        fchdir(sources.root()).os("enter", "the new root")?;
+        pivot_root(".", ".").os("pivot to", "the new root")?;
+        umount2(".", MntFlags::MNT_DETACH).os("detach", "the old root")?;
+        chdir("/").os("enter", "the new root")?;
+    } else {
+        // The host's mounts are the container's too, as its configuration asks: only the root can be another. chroot(2)
+        change_root(sources.root())?;
+    }
     if let Some(propagation) = plan.root.propagation {
         punnet_sys::mount_setattr(sources.root(), propagation.recursive, 0, 0, propagation.kind)
             .os("set the propagation of", "the root")?;
     }
     Ok(())
+}
+
+fn change_root(root: BorrowedFd<'_>) -> Result<()> {
+    fchdir(root).os("enter", "the container's root")?;
+    chroot(".").os("change to", "the container's root")?;
+    chdir("/").os("enter", "the container's root")
 }
 
 /// Pins the calling process to some processors.

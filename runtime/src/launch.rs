@@ -159,7 +159,10 @@ fn join_and_clone(
             true
         }
         Around::Container(init, kinds) => {
-            punnet_sys::setns(*init, *kinds).os("join", "the namespaces of the container")?;
+            // A container may have none of its own.
+            if *kinds != 0 {
+                punnet_sys::setns(*init, *kinds).os("join", "the namespaces of the container")?;
+            }
             kinds & PID != 0
         }
     };

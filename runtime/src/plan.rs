@@ -184,5 +184,5 @@ pub fn plan_confinement(linux: &punnet_spec::Linux) -> Result<Confinement> {
 
 /// CLONE_NEW* bits as `u64`, for those who apply the plan.
 pub(crate) mod namespaces_bits {
-    pub(crate) use super::namespaces::{CGROUP, NETWORK, PID, TIME, USER};
+    pub(crate) use super::namespaces::{CGROUP, MOUNT, NETWORK, PID, TIME, USER};
 }

@@ -9,14 +9,16 @@ use crate::id::ContainerId;
 use crate::init::{self, Context, Gate};
 use crate::launch::{Around, Launched, Outside, launch};
 use crate::listener::Listener;
-use crate::plan::namespaces_bits::{PID, USER};
+use crate::plan::namespaces_bits::{MOUNT, PID, USER};
 use crate::plan::{self, HostFacts};
 use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
 use crate::{cgroup, idmap, own_file, rootfs};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getegid, geteuid};
 use punnet_spec::{Linux, Process, Spec, State, Status};
 use std::io::{Read, Write};
@@ -269,7 +271,8 @@ impl Runtime {
         made
     }
 
-    /// Lets a created container run its program. An error of the last steps, as of execve(2), comes back here.
+    /// Lets a created container run its program. An error of the last steps, as of execve(2), comes back here. Where a hook fails, nothing stays
+    /// of the container.
     pub fn start(&self, id: &ContainerId) -> Result<()> {
         let dir = self.dir(id);
         let record = dir.load(id)?;
@@ -281,19 +284,16 @@ impl Runtime {
                 status,
             });
         }
-        let (_directory, gate) = dir.gate()?;
-        let mut stream = UnixStream::connect(&gate).os("reach the container", id)?;
-        stream.write_all(b"S").os("start", id)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).os("start", id)?;
-        dir.open_gate()?;
-        if !answer.is_empty() {
-            return Err(Error::decode(&answer));
+        let has_hooks = record.is_some_and(|record| record.hooks);
+        let started = open_gate(&dir, id).and_then(|()| match has_hooks {
+            true => self.poststart(id, &dir.load_config()?),
+            false => Ok(()),
+        });
+        if matches!(started, Err(Error::Hook { .. })) {
+            // The first error is the one to tell; what stays behind `delete --force` removes.
+            drop(self.delete(id, true));
         }
-        if record.is_some_and(|record| record.hooks) {
-            self.poststart(id, &dir.load_config()?)?;
-        }
-        Ok(())
+        started
     }
 
     fn poststart(&self, id: &ContainerId, spec: &Spec) -> Result<()> {
@@ -474,6 +474,14 @@ impl Runtime {
         let listener = Listener::connect(confinement.seccomp.as_ref())?;
         let proc = HostProc::open_for(&process, listener.is_some())?;
         let state = record.to_state(status);
+        let root = if record.namespaces & MOUNT == 0 {
+            let link = format!("/proc/{}/root", record.pid);
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            Some(open(link.as_str(), flags, Mode::empty()).os("open", link)?)
+        } else {
+            None
+        };
+        // After opening: it is the same process still.
         let init = watch(&record)?.ok_or_else(|| wrong(Status::Stopped))?;
         let cgroup = match (&record.cgroup, &options.cgroup) {
             (Some(path), sub) => Some(cgroup::open(path, sub.as_deref())?),
@@ -497,6 +505,7 @@ impl Runtime {
                 gate: Gate::Channel,
                 stdio: &options.stdio,
                 attach_at: Path::new("/"),
+                root: root.as_ref(),
                 cgroup: None,
                 root_nodev: false,
                 idmapped: &rootfs::Idmapped::default(),
@@ -578,6 +587,21 @@ fn host_facts(id: &ContainerId, labels: &Labels) -> Result<HostFacts> {
         selinux: labels.selinux && host::has_selinux(),
         ..HostFacts::default()
     })
+}
+
+/// Tells the process that waits at the gate to go on, and waits until it runs its program.
+fn open_gate(dir: &StateDir, id: &ContainerId) -> Result<()> {
+    let (_directory, gate) = dir.gate()?;
+    let mut stream = UnixStream::connect(&gate).os("reach the container", id)?;
+    stream.write_all(b"S").os("start", id)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).os("start", id)?;
+    dir.open_gate()?;
+    if answer.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::decode(&answer))
+    }
 }
 
 fn listed(record: Record, status: Status) -> Listed {
@@ -662,13 +686,20 @@ fn create_in(
     let listener = Listener::connect(plan.confinement.seccomp.as_ref())?;
     let proc = HostProc::open_for(process, listener.is_some())?;
     let gate = std::cell::Cell::new(gate.take());
+    let attach_at = if plan.namespaces.has(MOUNT) {
+        dir.path().to_owned()
+    } else {
+        std::fs::create_dir(dir.root()).os("make", dir.root().display())?;
+        dir.root()
+    };
     let inside = |channel: &crate::channel::Channel| {
         let context = Context {
             id: &host.id,
             channel,
             gate: gate.take().map_or(Gate::Channel, Gate::Socket),
             stdio: &options.stdio,
-            attach_at: dir.path(),
+            attach_at: &attach_at,
+            root: None,
             cgroup: record.cgroup.as_deref(),
             root_nodev,
             idmapped: &idmapped,

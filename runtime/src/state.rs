@@ -5,6 +5,7 @@
 //!   config.json               the configuration as it was at `create`
 //!   state.json                written whole, renamed into place
 //!   gate                      socket of a container that waits for `start`
+//!   root                      mount point, for a container in the host's mount namespace
 //! ```
 
 use crate::error::{Error, OsContext, Result};
@@ -12,6 +13,7 @@ use crate::freezer;
 use crate::id::ContainerId;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkdir};
 use punnet_spec::{OCI_VERSION, Spec, State, Status};
@@ -90,11 +92,35 @@ impl StateDir {
         self.path.is_dir()
     }
 
+    /// Where the root of a container without a mount namespace of its own is attached, in the host's.
+    pub fn root(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
     pub fn remove(&self) -> Result<()> {
+        self.detach_root()?;
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.os("remove", self.path.display()),
         }
+    }
+
+    /// Unmounts what is attached at [`StateDir::root`]: what is still there below would be removed with the directory.
+    fn detach_root(&self) -> Result<()> {
+        let root = self.root();
+        if root.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        loop {
+            match umount2(&root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                // Nothing is mounted there any more.
+                Err(Errno::EINVAL | Errno::ENOENT) => break,
+                Err(errno) => return Err(errno).os("unmount", root.display()),
+            }
+        }
+        // Refuses to remove more than an empty directory.
+        std::fs::remove_dir(&root).os("remove", root.display())
     }
 
     pub fn save(&self, record: &Record) -> Result<()> {

@@ -66,11 +66,8 @@ fn document() -> Value {
         "linux": {
             "namespaces": words(
                 &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-                |linux, word| {
-                    // One that is joined needs nothing else; the mount namespace is always a new one.
-                    let path = if word == "mount" { "" } else { "/x" };
-                    linux.namespaces.push(Namespace { kind: word.to_owned(), path: path.to_owned() });
-                },
+                // One that is joined needs nothing else.
+                |linux, word| linux.namespaces.push(Namespace { kind: word.to_owned(), path: "/x".to_owned() }),
             ),
             "capabilities": CAPABILITY_NAMES.map(|name| format!("CAP_{name}")).as_slice(),
             "cgroup": {

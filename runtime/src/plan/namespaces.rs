@@ -125,10 +125,10 @@ pub fn plan(linux: &Linux, host: &HostFacts) -> Result<NamespacePlan> {
         }
     }
     plan.join.sort_by_key(|join| join.kind != USER);
-    if plan.new & MOUNT == 0 {
+    if !plan.has(MOUNT) && plan.has(USER) {
         return Err(Error::config(
             "linux.namespaces",
-            "a new mount namespace is needed: the root would change for the host",
+            "a mount namespace is needed with a user namespace: its root may not mount anything in the host's",
         ));
     }
     if plan.new & USER != 0 {
@@ -338,7 +338,7 @@ mod tests {
         for (kinds, euid, word) in [
             (&[("mount", ""), ("disk", "")][..], 0, "unknown type \"disk\""),
             (&[("mount", ""), ("mount", "")], 0, "a second mount"),
-            (&[("pid", "")], 0, "mount namespace is needed"),
+            (&[("pid", ""), ("user", "/u")], 0, "mount namespace is needed"),
             (&[("mount", ""), ("network", "relative")], 0, "must be absolute"),
             (&[("mount", "")], 1000, "--rootless"),
         ] {

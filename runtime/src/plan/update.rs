@@ -122,6 +122,7 @@ fn merged(before: &Resources, change: &Resources) -> Resources {
     if !change.hugepage_limits.is_empty() {
         all.hugepage_limits.clone_from(&change.hugepage_limits);
     }
+    all.rdma.extend(change.rdma.clone());
     all.unified.extend(change.unified.clone());
     all
 }

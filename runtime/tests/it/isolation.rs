@@ -1,6 +1,6 @@
 //! Namespaces, mounts, masked and read-only paths, devices.
 
-use crate::bundle::{Bundle, bind, install, only_punnet};
+use crate::bundle::{Bundle, bind, differs, install, only_punnet, wait_until};
 use punnet_spec::{Mount, Namespace};
 
 #[test]
@@ -255,7 +255,16 @@ fn without_a_cgroup_namespace_only_the_own_cgroup_is_seen() {
     if only_punnet("without_a_cgroup_namespace_only_the_own_cgroup_is_seen") {
         return;
     }
-    let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
+    // Other tests mount elsewhere meanwhile.
+    let mounts = || {
+        let text = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let of_sys = |line: &&str| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|place| place.starts_with("/sys"))
+        };
+        text.lines().filter(of_sys).map(str::to_owned).collect::<Vec<_>>()
+    };
     let before = mounts();
     for namespaced in [true, false] {
         let mut bundle =
@@ -340,4 +349,90 @@ fn a_namespace_of_another_type_is_refused() {
     }
     let answer = bundle.run();
     assert_ne!(answer.code, 0, "{answer:?}");
+}
+
+/// Links of a process' namespaces.
+fn namespaces_of(pid: &str) -> Vec<std::path::PathBuf> {
+    ["mnt", "pid", "net", "uts", "ipc", "cgroup"]
+        .iter()
+        .map(|kind| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap())
+        .collect()
+}
+
+fn is_mounted_below(folder: &std::path::Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.contains(&format!(" {}/", folder.display()))
+}
+
+#[test]
+fn what_config_json_does_not_name_is_the_hosts_mounts_too() {
+    let mut bundle = Bundle::sh("sleep 100");
+    bundle.linux().namespaces.clear();
+    bundle.linux().masked_paths.clear();
+    bundle.linux().readonly_paths.clear();
+    bundle.spec.hostname.clear();
+    bundle.linux().cgroups_path = format!("/inherited/{}", bundle.id());
+    bundle.start();
+    assert_eq!(namespaces_of(&bundle.pid().to_string()), namespaces_of("self"));
+    // The root is the container's all the same, also for exec.
+    if !differs("runc", "1.1 cannot exec where there is no namespace to join") {
+        let answer = bundle.call(&["exec", &bundle.id(), "ls", "/"]);
+        assert_eq!(answer.out, "bin\ndev\nproc\nsys\n", "{answer:?}");
+    }
+    assert_eq!(bundle.call(&["delete", "--force", &bundle.id()]).code, 0);
+    assert!(bundle.rootfs().join("bin/busybox").exists(), "its files are gone");
+    if !only_punnet("runc and crun leave what they mounted") {
+        assert!(!is_mounted_below(bundle.dir.path()), "mounts stayed");
+    }
+}
+
+#[test]
+fn a_failed_create_in_the_hosts_mount_namespace_leaves_no_mount() {
+    if only_punnet("a_failed_create_in_the_hosts_mount_namespace_leaves_no_mount") {
+        return;
+    }
+    let mut bundle = Bundle::args(&["/absent"]);
+    bundle
+        .linux()
+        .namespaces
+        .retain(|namespace| namespace.kind != "mount");
+    assert_eq!(bundle.run().code, 127);
+    assert!(!is_mounted_below(bundle.dir.path()), "mounts stayed");
+    assert!(bundle.rootfs().join("bin/busybox").exists(), "its files are gone");
+}
+
+#[test]
+fn a_mount_namespace_by_path_is_joined() {
+    let mut other = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    let pid = other.id().to_string();
+    wait_until("a mount namespace", || {
+        namespaces_of(&pid)[0] != namespaces_of("self")[0]
+    });
+    let mut bundle = Bundle::sh("readlink /proc/self/ns/mnt; ls /");
+    for namespace in &mut bundle.linux().namespaces {
+        if namespace.kind == "mount" {
+            namespace.path = format!("/proc/{pid}/ns/mnt");
+        }
+    }
+    let expected = format!("{}\nbin\ndev\nproc\nsys\n", namespaces_of(&pid)[0].display());
+    assert_eq!(bundle.output(), expected);
+    assert!(!is_mounted_below(bundle.dir.path()), "mounts reached the host");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn options_of_a_file_system_mean_nothing_on_a_bind_mount() {
+    let mut bundle = Bundle::sh("cat /volume/file");
+    let volume = tempfile::tempdir().unwrap();
+    std::fs::write(volume.path().join("file"), "v").unwrap();
+    bundle.spec.mounts.push(crate::bundle::bind(
+        volume.path(),
+        "/volume",
+        &["mode=755", "size=65536k"],
+    ));
+    assert_eq!(bundle.output(), "v");
 }

@@ -1,6 +1,6 @@
 //! create, start, state, kill, delete, run, list, hooks.
 
-use crate::bundle::{Bundle, is_alive, only_punnet, wait_until};
+use crate::bundle::{Bundle, differs, is_alive, only_punnet, wait_until};
 use punnet_spec::{Hook, Hooks};
 use std::process::Stdio;
 
@@ -314,4 +314,49 @@ fn a_bundle_made_by_runc_spec_runs() {
     std::fs::write(dir.join("config.json"), text).unwrap();
     let answer = bundle.call(&["run", &bundle.id()]);
     assert_eq!((answer.code, answer.out.as_str()), (3, "runc\n"), "{answer:?}");
+}
+
+#[test]
+fn a_container_whose_start_hooks_fail_is_ended_and_destroyed() {
+    if differs(
+        "runc",
+        "1.1 runs poststart hooks in create and is silent about startContainer hooks that fail",
+    ) {
+        return;
+    }
+    for at_start in [true, false] {
+        let mut bundle = Bundle::sh("sleep 100");
+        let stopped = bundle.dir.path().join("stopped");
+        // startContainer hooks are programs of the container, poststart hooks of the host.
+        let failing = vec![Hook {
+            path: "/bin/false".into(),
+            ..Hook::default()
+        }];
+        let mut hooks = Hooks {
+            poststop: vec![Hook {
+                path: "/bin/touch".into(),
+                args: vec!["touch".into(), stopped.display().to_string()],
+                ..Hook::default()
+            }],
+            ..Hooks::default()
+        };
+        *(if at_start {
+            &mut hooks.start_container
+        } else {
+            &mut hooks.poststart
+        }) = failing;
+        bundle.spec.hooks = Some(hooks);
+        bundle.write();
+        let answer = bundle.call(&["create", &bundle.id()]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        let pid = bundle.pid();
+        let answer = bundle.call(&["start", &bundle.id()]);
+        assert!(answer.code != 0 && answer.err.contains("hook"), "{answer:?}");
+        wait_until("the program is gone", || !is_alive(pid));
+        if only_punnet("nothing stays of the container, as the specification says since 1.1") {
+            continue;
+        }
+        assert_eq!(bundle.status(), "absent");
+        assert!(stopped.exists(), "poststop hooks are run");
+    }
 }
