@@ -232,9 +232,20 @@ pub fn choose<'a>(
 }
 
 /// Fails unless an image whose configuration says `image` runs on `host`.
+///
+/// Many a configuration for ARM carries no variant, whatever its index says: then it is the program's own build attributes that decide, when it
+/// is started.
 pub fn check(image: &Platform, host: &Platform, runs_32bit_arm: bool) -> Result<()> {
+    let says_nothing = image.variant.as_deref().unwrap_or_default().is_empty();
+    let oldest = Platform {
+        variant: Some("v5".to_owned()),
+        ..image.clone()
+    };
+    let could_run =
+        || says_nothing && image.architecture == "arm" && host.fit(&oldest, runs_32bit_arm).is_some();
     match host.fit(image, runs_32bit_arm) {
         Some(_) => Ok(()),
+        None if could_run() => Ok(()),
         None => Err(Error::WrongPlatform(mismatch([image].into_iter(), host))),
     }
 }
@@ -345,6 +356,22 @@ mod tests {
                 .map(platform_text);
             assert_eq!(chosen.as_deref(), expected, "{host} of {offered:?}");
         }
+    }
+
+    #[test]
+    fn a_configuration_without_a_variant_is_left_to_the_program_itself() {
+        for (host, image, expected) in [
+            ("linux/arm/v6", "linux/arm", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/arm/v6", "linux/arm64", false),
+            ("linux/arm/v6", "windows/arm", false),
+            ("linux/arm64", "linux/arm", false),
+            ("linux/amd64", "linux/arm", false),
+        ] {
+            let found = check(&platform_raw(image), &platform(host), false).is_ok();
+            assert_eq!(found, expected, "{image} on {host}");
+        }
+        assert!(check(&platform_raw("linux/arm"), &platform("linux/arm64"), true).is_ok());
     }
 
     fn platform_raw(text: &str) -> Platform {

@@ -17,17 +17,20 @@ mod credentials;
 mod http;
 mod policy;
 mod proxy;
+mod push;
 mod remote;
 mod settings;
 mod url;
 
 use crate::oci::{ANNOTATION_IMAGE_NAME, Descriptor, Index};
 use crate::source::check_layout;
-use crate::{Error, Reference, Result, Source};
+use crate::{Digest, Error, Reference, Result, Source};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use client::{Client, Notice, Options};
 pub use credentials::{Credentials, Found, Keyring};
 pub use proxy::Proxies;
+pub use push::{Sent, Top};
 pub(crate) use remote::{Remote, RemoteBlob};
 pub use settings::{DOCKER_HUB, Endpoint, Registry, Settings, place};
 pub use url::{Origin, Url};
@@ -88,6 +91,35 @@ pub fn open_layout(text: &str, mut settings: Settings, options: &Options) -> Res
     let index = remote.layout_file("index.json")?;
     let index = Index::from_json(&index.ok_or_else(|| refused("there is no index.json"))?)?;
     Ok(Source::remote(text.into(), index, remote))
+}
+
+/// Sends an image, or an index of images, to the registry that `reference` names, under its tag.
+///
+/// `elsewhere` names, for blobs that another repository of the same registry is known to have, that repository.
+pub fn push(
+    source: &Source,
+    top: &Top,
+    reference: &Reference,
+    settings: &Settings,
+    options: &Options,
+    elsewhere: &BTreeMap<Digest, String>,
+    told: &mut dyn FnMut(&Descriptor, Sent),
+) -> Result<()> {
+    let (registry, repository) = place(reference);
+    let Some(tag) = reference.tag() else {
+        return Err(Error::Reference {
+            text: reference.to_string(),
+            why: "an image is pushed under a tag; its digest is what it has",
+        });
+    };
+    let endpoint = settings.endpoint(registry, &repository)?;
+    let mut client = Client::new(endpoint, options.clone());
+    // Asked for one by one, a token for reading would come first and then not reach.
+    client = client.with_scope(format!("repository:{repository}:pull,push"));
+    for other in elsewhere.values().collect::<BTreeSet<_>>() {
+        client = client.with_scope(format!("repository:{other}:pull"));
+    }
+    push::push(&client, source, top, tag, elsewhere, told)
 }
 
 /// Tries a user name and a password on a registry, as `punnet login` does before it keeps them.

@@ -129,6 +129,8 @@ pub const VERBS: &[Verb] = &[
     #[cfg(feature = "images")]
     registry::PULL,
     #[cfg(feature = "images")]
+    registry::PUSH,
+    #[cfg(feature = "images")]
     registry::LOGIN,
     #[cfg(feature = "images")]
     registry::LOGOUT,

@@ -1,12 +1,14 @@
-//! pull, login, logout: images from registries.
+//! pull, push, login, logout: images from registries and to them.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use punnet_images::registry::{self, DOCKER_HUB, Keyring, Options, Proxies, Settings};
+use punnet_images::oci::Descriptor;
+use punnet_images::registry::{self, DOCKER_HUB, Keyring, Options, Proxies, Sent, Settings, Top};
 use punnet_images::{Digest, Error, Image, ImportOptions, Reference, Source, platform};
 
 use super::images::{platform_option, print_json, rows, store};
@@ -67,6 +69,30 @@ const RETRIES: Flag = valued(
     "N",
     "Failures in a row, without data in between, after which it is given up [8]",
 );
+
+/// `punnet push`
+pub const PUSH: Verb = Verb {
+    name: "push",
+    summary: "Send an image to a registry",
+    synopsis: "[--from PATH] [--ca FILE] [--insecure] [--retries N] [--quiet] IMAGE [REF]",
+    details: "REF is where to, and IMAGE itself when it names a registry. Blobs that the registry has are not sent again; large ones go in chunks, so that a\n\
+              broken link costs one chunk. An image built here keeps its digest; of a pulled one only the files are stored: it is sent as one layer.\n\
+              With --from, IMAGE is where to, and all that an OCI layout or archive holds is sent: an index when it has several platforms.\n\
+              Prints the digest. Logins, settings and exit status are those of punnet pull.",
+    flags: &[
+        valued(
+            "from",
+            "PATH",
+            "Send what this OCI layout or archive holds, instead of a stored image",
+        ),
+        CA,
+        INSECURE,
+        RETRIES,
+        flag("quiet", "No progress").or('q'),
+    ],
+    words: Words::Between(1, 2),
+    act: push,
+};
 
 /// `punnet login`
 pub const LOGIN: Verb = Verb {
@@ -187,6 +213,65 @@ fn take_in(
     let image = store.import(source, &mut import);
     shown.end();
     Ok(image?)
+}
+
+fn push(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let reference: Reference = given.text(given.words().len() - 1)?.parse()?;
+    let (source, top) = match given.one("from") {
+        Some(path) => {
+            let source = Source::open(path)?;
+            let top = Top::of_all(&source)?;
+            (source, top)
+        }
+        None => {
+            let image = store(roots)?.get(given.text(0)?)?;
+            let (source, manifest) = image.source()?;
+            if manifest.digest != image.manifest {
+                eprintln!(
+                    "punnet: {} is sent as one layer, because its own were not kept: its manifest is {} there, {} here",
+                    given.text(0)?,
+                    manifest.digest,
+                    image.manifest
+                );
+            }
+            let top = Top::of(&source, manifest)?;
+            (source, top)
+        }
+    };
+    let elsewhere = blobs_elsewhere(roots, &reference)?;
+    let shape = Shape::choose(false, given.has("quiet"));
+    let options = options(roots, &given, shape)?;
+    let settings = settings(roots, &given, reference.registry())?;
+    let mut told = |blob: &Descriptor, sent| {
+        if shape != Shape::Nothing {
+            let done = match sent {
+                Sent::AlreadyThere => "was there",
+                Sent::Mounted => "was taken from another repository",
+                Sent::Uploaded => "sent",
+            };
+            eprintln!("{} ({} KiB) {done}", blob.digest, blob.size.div_ceil(1024));
+        }
+    };
+    registry::push(
+        &source, &top, &reference, &settings, &options, &elsewhere, &mut told,
+    )?;
+    println!("{}", top.descriptor.digest);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Layers of stored images that the same registry is known to have in other repositories.
+fn blobs_elsewhere(roots: &Roots, to: &Reference) -> Result<BTreeMap<Digest, String>, CliError> {
+    let (registry, repository) = registry::place(to);
+    let mut known = BTreeMap::new();
+    for image in store(roots)?.list()? {
+        let place = image.references.iter().map(registry::place);
+        let mut others = place.filter(|(name, other)| *name == registry && *other != repository);
+        if let Some((_, other)) = others.next() {
+            let layers = image.manifest_document()?.layers;
+            known.extend(layers.iter().map(|layer| (layer.digest, other.clone())));
+        }
+    }
+    Ok(known)
 }
 
 fn login(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
