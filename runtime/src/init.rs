@@ -426,11 +426,10 @@ fn add_home(env: &mut Vec<CString>, uid: u32) {
 /// Waits for `start`; its connection hears of an error from then on, and of success by being closed at execve(2).
 fn wait_at_gate(context: &Context<'_>) -> Result<Option<UnixStream>> {
     context.channel.send(&Message::Ready)?;
+    // A runtime that ends before it has written down that we exist leaves nobody who could find us: then this is our end, too.
+    context.channel.wait_for_go()?;
     let listener = match &context.gate {
-        Gate::Channel => {
-            context.channel.wait_for_go()?;
-            return Ok(None);
-        }
+        Gate::Channel => return Ok(None),
         Gate::Socket(listener) => listener,
     };
     loop {

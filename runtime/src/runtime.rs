@@ -1,6 +1,7 @@
 //! The verbs on containers: what `punnet oci` and the user's own verbs call. All are synchronous, and must be called from a process without
 //! threads: `create`, `run` and `exec` make a process.
 
+use crate::channel::Message;
 use crate::error::{Error, OsContext, Result};
 use crate::foreground::{self, Signals};
 use crate::hooks::{self, HookKind};
@@ -252,6 +253,9 @@ impl Runtime {
             ..host_facts(id, &labels)?
         };
         let plan = plan::plan(spec, &host)?;
+        if plan.namespaces.joins(PID) || !plan.hooks.start_container.is_empty() {
+            own_file::guard()?;
+        }
         for warning in plan.process.iter().flat_map(|process| &process.warnings) {
             self.warnings.tell(warning);
         }
@@ -262,8 +266,9 @@ impl Runtime {
             own_file::guard()?;
         }
         let dir = self.dir(id);
-        dir.create(id)?;
+        let lock = dir.create(id)?;
         let made = create_in(&dir, options, spec, bytes, &plan, &host, gate);
+        drop(lock);
         if made.is_err() {
             // The first error is the one to tell; what stays behind `delete --force` removes.
             drop(self.delete(id, true));
@@ -363,27 +368,25 @@ impl Runtime {
     /// Forgets a stopped container and what was made for it. With `force` kills it first, and succeeds when there is none.
     pub fn delete(&self, id: &ContainerId, force: bool) -> Result<()> {
         let dir = self.dir(id);
-        if !dir.exists() {
+        if !force {
+            deletable(&dir, id, force)?;
+        }
+        // Killed, it is given up by whoever is making it; and one whose runtime was killed has the lock itself until it executes its program.
+        let hurry = || match dir.load(id) {
+            Ok(Some(record)) if force => {
+                kill_and_wait(id, &record)?;
+                record.cgroup.as_deref().map_or(Ok(()), cgroup::kill_all)
+            }
+            _ => Ok(()),
+        };
+        let Some(_lock) = dir.lock(id, hurry)? else {
             return if force {
                 Ok(())
             } else {
                 Err(Error::NotFound(id.to_string()))
             };
-        }
-        // A damaged state.json must not keep `--force` from cleaning up.
-        let record = match dir.load(id) {
-            Err(error) if !force => return Err(error),
-            record => record.ok().flatten(),
         };
-        let status = dir.status(record.as_ref());
-        if !force && status != Status::Stopped {
-            return Err(Error::WrongStatus {
-                operation: "delete",
-                id: id.to_string(),
-                status,
-            });
-        }
-        let record = record.unwrap_or_default();
+        let record = deletable(&dir, id, force)?;
         kill_and_wait(id, &record)?;
         if let Some(path) = &record.cgroup {
             cgroup::kill_all(path)?;
@@ -675,6 +678,7 @@ fn create_in(
         Some(filter) => !cgroup::guard_devices(filter, cgroup.as_ref())?,
         None => false,
     };
+    let waits_for_start = gate;
     let mut gate = if gate {
         let (_directory, path) = dir.gate()?;
         Some(UnixListener::bind(&path).os("make the gate in", dir.path().display())?)
@@ -734,7 +738,12 @@ fn create_in(
                 &mut launched,
                 options.console_socket.as_deref(),
                 options.pid_file.as_deref(),
-            )
+            )?;
+            if waits_for_start {
+                launched.channel.send(&Message::Go)
+            } else {
+                Ok(())
+            }
         });
     if let Err(error) = done {
         crate::launch::end(launched.pid, launched.pidfd.as_fd());
@@ -771,6 +780,24 @@ pub(crate) fn watch(record: &Record) -> Result<Option<OwnedFd>> {
     // After opening: the pid cannot be given to another process while this holds.
     let same = state::process(record.pid).is_some_and(|seen| seen.start_time == record.pid_start_time);
     Ok(same.then_some(pidfd))
+}
+
+/// What is known of a container that may be deleted as it is, or by force.
+fn deletable(dir: &StateDir, id: &ContainerId, force: bool) -> Result<Record> {
+    let record = match dir.load(id) {
+        // A damaged state.json must not keep `--force` from cleaning up.
+        Err(_) if force => None,
+        record => record?,
+    };
+    let status = dir.status(record.as_ref());
+    if !force && status != Status::Stopped {
+        return Err(Error::WrongStatus {
+            operation: "delete",
+            id: id.to_string(),
+            status,
+        });
+    }
+    Ok(record.unwrap_or_default())
 }
 
 fn kill_and_wait(id: &ContainerId, record: &Record) -> Result<()> {

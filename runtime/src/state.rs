@@ -1,7 +1,7 @@
 //! The state directory of one container. It lies in RAM, so nothing is synced.
 //!
 //! ```text
-//! <state root>/<id>/          made by mkdir(2): the lock on the id
+//! <state root>/<id>/          made by mkdir(2): takes the id; locked by flock(2) while the container is made or removed
 //!   config.json               the configuration as it was at `create`
 //!   state.json                written whole, renamed into place
 //!   gate                      socket of a container that waits for `start`
@@ -19,8 +19,11 @@ use nix::unistd::{Pid, mkdir};
 use punnet_spec::{OCI_VERSION, Spec, State, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 /// What is remembered about a container.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,6 +56,25 @@ pub(crate) struct StateDir {
     path: PathBuf,
 }
 
+/// Keeps others from removing what is being made, and from making what is being removed. It ends with the process that holds it, however that ends;
+/// processes forked meanwhile hold it, too, until they end or execute a program.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // For those forked meanwhile as well. It was locked, so it can be unlocked.
+        self.0.unlock().ok();
+    }
+}
+
+/// Every cgroup of a container is below this folder.
+const CGROUP_TREE: &str = "/sys/fs/cgroup";
+
+/// How often the lock is tried, and how long between: ten seconds, more than any container takes to be made that does not wait for a hook.
+const LOCK_TRIES: u32 = 2000;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 /// Only the runtime's own user looks in: config.json may hold secrets in its environment.
 const DIRECTORY_MODE: u32 = 0o700;
 
@@ -68,7 +90,14 @@ impl StateDir {
     }
 
     /// Takes the id: exactly one caller succeeds.
-    pub fn create(&self, id: &ContainerId) -> Result<()> {
+    pub fn create(&self, id: &ContainerId) -> Result<Lock> {
+        self.make(id)?;
+        // Somebody may have thought the new directory to be what a killed runtime left.
+        self.lock(id, || Ok(()))?
+            .ok_or_else(|| Error::Setup(format!("container {id} was deleted while it was created")))
+    }
+
+    fn make(&self, id: &ContainerId) -> Result<()> {
         let mode = Mode::from_bits_truncate(DIRECTORY_MODE);
         match mkdir(&self.path, mode) {
             Err(Errno::ENOENT) => {
@@ -86,6 +115,34 @@ impl StateDir {
                 errno,
             },
         })
+    }
+
+    /// Waits until nobody makes or removes the container any more; `None` when there is none (any more). When it does not come at once,
+    /// `hurry` is called.
+    pub fn lock(&self, id: &ContainerId, hurry: impl FnOnce() -> Result<()>) -> Result<Option<Lock>> {
+        let mut hurry = Some(hurry);
+        for _ in 0..LOCK_TRIES {
+            let directory = match File::open(&self.path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                result => result.os("open", self.path.display())?,
+            };
+            match directory.try_lock() {
+                Ok(()) if is_at(&directory, &self.path) => return Ok(Some(Lock(directory))),
+                // Removed while we waited, and perhaps made again.
+                Ok(()) => continue,
+                Err(std::fs::TryLockError::WouldBlock) => {}
+                Err(std::fs::TryLockError::Error(error)) => {
+                    return Err(error).os("lock", self.path.display());
+                }
+            }
+            if let Some(hurry) = hurry.take() {
+                hurry()?;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Err(Error::Setup(format!(
+            "container {id} is being created or deleted by another process for more than 10 s: is a hook stuck?"
+        )))
     }
 
     pub fn exists(&self) -> bool {
@@ -137,12 +194,10 @@ impl StateDir {
     pub fn load(&self, id: &ContainerId) -> Result<Option<Record>> {
         let file = self.path.join("state.json");
         match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|source| Error::Json {
-                    path: file.display().to_string(),
-                    source,
-                }),
+            Ok(bytes) => Record::parse(&bytes).map(Some).map_err(|source| Error::Json {
+                path: file.display().to_string(),
+                source,
+            }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if self.exists() {
                     Ok(None)
@@ -207,7 +262,32 @@ impl StateDir {
     }
 }
 
+/// Reads the text of a state.json, as of a container that has ended: whatever it says, nothing is done with what no runtime wrote.
+pub fn state_from_json(bytes: &[u8]) -> serde_json::Result<State> {
+    Ok(Record::parse(bytes)?.to_state(Status::Stopped))
+}
+
 impl Record {
+    /// Checks as it reads: signals are sent to what a record names, and folders removed.
+    fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        use serde::de::Error as _;
+        let record: Self = serde_json::from_slice(bytes)?;
+        let is_below_the_tree = |path: &PathBuf| {
+            let plain = path.components().all(|part| part != Component::ParentDir);
+            plain && path != Path::new(CGROUP_TREE) && path.starts_with(CGROUP_TREE)
+        };
+        if record.pid < 0 || record.pid == 1 {
+            return Err(serde_json::Error::custom("pid is no container's"));
+        }
+        if ContainerId::new(&record.id).is_err() {
+            return Err(serde_json::Error::custom("id is no container's"));
+        }
+        if !record.cgroup.as_ref().is_none_or(is_below_the_tree) {
+            return Err(serde_json::Error::custom("cgroup is no container's"));
+        }
+        Ok(record)
+    }
+
     /// The document that `state` prints and hooks read.
     pub fn to_state(&self, status: Status) -> State {
         State {
@@ -219,6 +299,12 @@ impl Record {
             annotations: self.annotations.clone(),
         }
     }
+}
+
+/// Whether the open directory is still the one of that name.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let same = |there: &Metadata, open: &Metadata| (there.dev(), there.ino()) == (open.dev(), open.ino());
+    matches!((path.metadata(), directory.metadata()), (Ok(there), Ok(open)) if same(&there, &open))
 }
 
 /// What /proc/PID/stat tells.
@@ -279,7 +365,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let id = ContainerId::new("x").unwrap();
         let dir = StateDir::new(root.path(), &id);
-        dir.create(&id).unwrap();
+        drop(dir.create(&id).unwrap());
         let own = std::process::id().cast_signed();
         let true_time = process(own).unwrap().start_time;
         let record = |pid_start_time| Record {
@@ -293,12 +379,42 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_record_harms_nobody() {
+        let good = Record {
+            id: "x".into(),
+            pid: 4711,
+            cgroup: Some("/sys/fs/cgroup/unified/punnet/x".into()),
+            ..Record::default()
+        };
+        let good = serde_json::to_string(&good).unwrap();
+        assert_eq!(state_from_json(good.as_bytes()).unwrap().id, "x");
+        for (from, to) in [
+            ("/sys/fs/cgroup/unified/punnet/x", "/"),
+            ("/sys/fs/cgroup/unified/punnet/x", "/sys/fs/cgroup"),
+            ("/sys/fs/cgroup/unified/punnet/x", "/sys/fs/cgroup/../../../home"),
+            ("/sys/fs/cgroup/unified/punnet/x", "relative"),
+            ("4711", "-1"),
+            ("4711", "1"),
+            ("4711", "99999999999"),
+            ("\"x\"", "\"../x\""),
+            ("}", ""),
+        ] {
+            assert!(good.contains(from));
+            assert!(
+                state_from_json(good.replace(from, to).as_bytes()).is_err(),
+                "{to}"
+            );
+        }
+    }
+
+    #[test]
     fn an_id_is_taken_once() {
         let root = tempfile::tempdir().unwrap();
         let id = ContainerId::new("x").unwrap();
         let dir = StateDir::new(&root.path().join("made/as/needed"), &id);
-        dir.create(&id).unwrap();
+        let lock = dir.create(&id).unwrap();
         assert!(matches!(dir.create(&id), Err(Error::Exists(_))));
+        drop(lock);
         assert!(dir.load(&id).unwrap().is_none());
         dir.remove().unwrap();
         assert!(matches!(dir.load(&id), Err(Error::NotFound(_))));

@@ -367,3 +367,46 @@ fn links_that_go_round_in_the_root_are_an_error() {
         refused(&bundle, &[word]);
     }
 }
+
+#[test]
+fn a_damaged_state_is_named_and_deleted_by_force() {
+    if only_punnet("a_damaged_state_is_named_and_deleted_by_force") {
+        return;
+    }
+    for text in [
+        "",
+        "{}",
+        "[1]",
+        "{\"id\":\"x\",\"cgroup\":\"/\"}",
+        "\0\0\0",
+        "{\"pid\":-1",
+    ] {
+        let bundle = Bundle::sh("sleep 100");
+        bundle.start();
+        let (pid, file) = (
+            bundle.pid(),
+            bundle.state_root().join(bundle.id()).join("state.json"),
+        );
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, text).unwrap();
+        for verb in ["state", "kill", "delete", "start"] {
+            let answer = bundle.call(&[verb, &bundle.id()]);
+            assert!(
+                answer.code == 1 && answer.err.contains("state.json"),
+                "{verb}: {answer:?}"
+            );
+        }
+        assert_eq!(bundle.call(&["list"]).code, 0);
+        // Who can say what it was ends it; who cannot removes the remains.
+        std::fs::write(&file, whole).unwrap();
+        assert_eq!(bundle.call(&["kill", &bundle.id(), "KILL"]).code, 0);
+        crate::bundle::wait_until("it has ended", || !crate::bundle::is_alive(pid));
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(
+            bundle.call(&["delete", "--force", &bundle.id()]).code,
+            0,
+            "{text}"
+        );
+        assert_eq!(bundle.status(), "absent");
+    }
+}

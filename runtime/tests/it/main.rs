@@ -10,6 +10,7 @@ mod devices;
 mod escapes;
 mod intruders;
 mod isolation;
+mod killed;
 mod life;
 mod limits;
 mod mounts;
