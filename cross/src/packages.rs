@@ -18,6 +18,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
+    ("ip", "iproute2"),
+    ("apparmor_parser", "apparmor"),
     ("cc", "gcc"),
     ("c++", "g++"),
 ];

@@ -81,12 +81,12 @@ impl Labels {
                 Err(Errno::ENOENT) => proc.attribute("exec"),
                 result => result,
             }
-            .os("prepare the change to the AppArmor profile", profile)
+            .os("prepare process.apparmorProfile", profile)
             .map(|file| (file, profile.clone()))
         });
         let selinux = process.selinux_label.as_ref().map(|label| {
             proc.attribute("exec")
-                .os("prepare the change to the SELinux label", label)
+                .os("prepare process.selinuxLabel", label)
                 .map(|file| (file, label.clone()))
         });
         Ok(Self {
@@ -99,10 +99,10 @@ impl Labels {
     pub fn set(&self) -> Result<()> {
         if let Some((file, profile)) = &self.apparmor {
             nix::unistd::write(file, format!("exec {profile}").as_bytes())
-                .os("change to the AppArmor profile (is it loaded?)", profile)?;
+                .os("set process.apparmorProfile (is the profile loaded?)", profile)?;
         }
         if let Some((file, label)) = &self.selinux {
-            nix::unistd::write(file, label.as_bytes()).os("change to the SELinux label", label)?;
+            nix::unistd::write(file, label.as_bytes()).os("set process.selinuxLabel", label)?;
         }
         Ok(())
     }

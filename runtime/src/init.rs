@@ -337,14 +337,14 @@ fn become_process(
 }
 
 fn drop_bounding(plan: CapabilityPlan) -> Result<()> {
-    for cap in 0..64 {
-        // The first number that the kernel does not know ends the list.
-        match punnet_sys::cap_bset_read(cap) {
-            Err(_) => break,
-            Ok(false) => {}
-            Ok(true) if plan.bounding & 1 << cap != 0 => {}
-            Ok(true) => punnet_sys::cap_bset_drop(cap)
-                .os("drop from the bounding set", format!("capability {cap}"))?,
+    for cap in (0..64).filter(|cap| plan.bounding & 1 << cap == 0) {
+        match punnet_sys::cap_bset_drop(cap) {
+            Ok(()) => {}
+            // The first number that the kernel does not know ends the list.
+            Err(Errno::EINVAL) => break,
+            // Who may drop nothing may still have nothing to drop.
+            Err(Errno::EPERM) if matches!(punnet_sys::cap_bset_read(cap), Ok(false)) => {}
+            Err(errno) => return Err(errno).os("drop from the bounding set", format!("capability {cap}")),
         }
     }
     Ok(())

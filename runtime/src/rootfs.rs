@@ -330,13 +330,16 @@ fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
 fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
     let shown = &mount.destination.display();
     let refuse = |reason: &str| Err(Error::config("mounts", format!("{shown}: {reason}")));
-    let mut target = if is_directory(fd).os("inspect the mount for", shown)? {
+    // What is bound can be anything; the root of a file system is a directory, and we know which it is.
+    let is_bind = mount.new_kind().is_none();
+    let mut target = if !is_bind || is_directory(fd).os("inspect the mount for", shown)? {
         create_dir_all(root, &mount.destination)
     } else {
         create_file(root, &mount.destination)
     }
     .os("make the mount point", shown)?;
-    let is_proc = mount.new_kind() == Some("proc") || is_procfs(fd).os("inspect the mount for", shown)?;
+    let is_proc =
+        mount.new_kind() == Some("proc") || is_bind && is_procfs(fd).os("inspect the mount for", shown)?;
     if is_proc || mount.new_kind() == Some("sysfs") {
         // A link here would put the kernel's files where the checks below do not look.
         let itself = open_no_follow(root, &mount.destination).os("inspect", shown)?;
@@ -368,8 +371,9 @@ fn attach(root: BorrowedFd<'_>, mount: &MountPlan, fd: &OwnedFd) -> Result<()> {
 
 /// Makes the device nodes and the links of /dev.
 pub(crate) fn make_devices(root: BorrowedFd<'_>, plan: &Plan, in_userns: bool) -> Result<()> {
+    let mut directory = None;
     for device in &plan.devices {
-        make_device(root, device, in_userns)?;
+        make_device(root, device, in_userns, &mut directory)?;
     }
     if !plan.setup_dev {
         return Ok(());
@@ -397,16 +401,28 @@ pub(crate) fn make_devices(root: BorrowedFd<'_>, plan: &Plan, in_userns: bool) -
     Ok(())
 }
 
-fn make_device(root: BorrowedFd<'_>, device: &DevicePlan, in_userns: bool) -> Result<()> {
+/// `directory`: the one that the device before was made in, as most are in the same.
+fn make_device<'a>(
+    root: BorrowedFd<'_>,
+    device: &'a DevicePlan,
+    in_userns: bool,
+    directory: &mut Option<(&'a Path, OwnedFd)>,
+) -> Result<()> {
     let shown = &device.path.display();
     if in_userns {
         return bind_device(root, device);
     }
-    let (parent, name) = split(&device.path).os("make device", shown)?;
-    let parent = create_dir_all(root, parent).os("make the directory of device", shown)?;
+    let (path, name) = split(&device.path).os("make device", shown)?;
+    let parent = match directory {
+        Some((known, parent)) if *known == path => &*parent,
+        other => {
+            let made = create_dir_all(root, path).os("make the directory of device", shown)?;
+            &other.insert((path, made)).1
+        }
+    };
     let kind = kind_flag(device.kind);
     let number = makedev(device.major.into(), device.minor.into());
-    match mknodat(&parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
+    match mknodat(parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
         // We are in somebody's user namespace ourselves.
         Err(Errno::EPERM) => return bind_device(root, device),
         Err(Errno::EEXIST) => {
@@ -415,9 +431,13 @@ fn make_device(root: BorrowedFd<'_>, device: &DevicePlan, in_userns: bool) -> Re
         }
         result => result.os("make device", shown)?,
     }
+    if (device.uid, device.gid) == (0, 0) {
+        // Whose it is already: we are root here, and not of a user namespace.
+        return Ok(());
+    }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     fchownat(
-        &parent,
+        parent,
         name,
         Some(uid),
         Some(gid),

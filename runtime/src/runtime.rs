@@ -619,7 +619,9 @@ fn listed(record: Record, status: Status) -> Listed {
 fn load_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
     let path = bundle.join("config.json");
     let file = std::fs::File::open(&path).os("open", path.display())?;
-    let mut bytes = Vec::new();
+    // The kernel knows how much there is to read.
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut bytes = Vec::with_capacity(length.min(CONFIG_BYTES_MAX) as usize + 1);
     file.take(CONFIG_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
         .os("read", path.display())?;

@@ -1,4 +1,4 @@
-//! When and where programs run: scheduler, processors, memory nodes, I/O priority, personality; and hooks' and capabilities' rules that the
+//! When and where programs run: scheduler, processors, memory nodes, I/O priority, personality; and rules for hooks and capabilities that the
 //! specification has changed since 1.0.
 
 use crate::bundle::{Bundle, only_punnet};
@@ -148,6 +148,40 @@ fn the_personality_is_as_asked_also_in_exec() {
     assert_eq!(bundle.call(&["exec", &bundle.id(), "uname", "-m"]).out, "i686\n");
     let personality = std::fs::read_to_string(format!("/proc/{}/personality", bundle.pid())).unwrap();
     assert_eq!(personality.trim(), "00000008");
+}
+
+#[test]
+fn the_oom_score_is_as_asked_and_otherwise_left_as_it_is() {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let mut bundle = Bundle::sh("cat /proc/self/oom_score_adj");
+    assert_eq!(bundle.output(), own);
+    bundle.process().oom_score_adj = Some(321);
+    assert_eq!(bundle.output(), "321\n");
+}
+
+#[test]
+fn the_domain_name_is_the_namespaces_own() {
+    if only_punnet("the_domain_name_is_the_namespaces_own") {
+        // runc 1.1 and crun 1.8 are older than the field.
+        return;
+    }
+    let mut bundle = Bundle::sh("cat /proc/sys/kernel/domainname");
+    bundle.spec.domainname = "fruit".into();
+    assert_eq!(bundle.output(), "fruit\n");
+    assert_ne!(
+        std::fs::read_to_string("/proc/sys/kernel/domainname").unwrap(),
+        "fruit\n"
+    );
+    bundle
+        .linux()
+        .namespaces
+        .retain(|namespace| namespace.kind != "uts");
+    bundle.spec.hostname.clear();
+    let answer = bundle.run();
+    assert!(
+        answer.code == 125 && answer.err.contains("domainname"),
+        "{answer:?}"
+    );
 }
 
 #[test]
