@@ -137,6 +137,14 @@ fn dispatch(args: &Args) -> Result<u8> {
     if args.help || args.verb.is_empty() && !args.version {
         return print(&format!("{}\n", help::text(&args.verb)));
     }
+    if args.verb == "help" {
+        let verb = args
+            .rest
+            .first()
+            .and_then(|word| word.to_str())
+            .unwrap_or_default();
+        return print(&format!("{}\n", help::text(verb)));
+    }
     if args.version {
         return print(&format!(
             "punnet-oci version {}\nspec: {OCI_VERSION}\n",
@@ -301,10 +309,10 @@ fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
         );
     }
     match args.format.as_str() {
-        "json" => print(&json(
-            &list.iter().map(StateLine::new).collect::<Vec<_>>(),
-            false,
-        )?),
+        "json" => {
+            let lines: Vec<_> = list.iter().map(StateLine::new).collect();
+            print(&format!("{}\n", json(&lines, false)?))
+        }
         "table" | "" => {
             let heading = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
             let rows = list.iter().map(StateLine::new).map(|line| {

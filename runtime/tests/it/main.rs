@@ -15,6 +15,7 @@ mod life;
 mod limits;
 mod mounts;
 mod network;
+mod operations;
 mod process;
 mod rootless;
 mod schedule;
