@@ -240,6 +240,39 @@ fn mirror() -> String {
     found.unwrap_or_else(|| MIRROR.into())
 }
 
+/// A Debian package for any board, extracted: fetched once.
+pub fn debian_package(package: &str, arch: Arch) -> Result<PathBuf> {
+    let name = debian_arch(arch);
+    let folder = target_dir().join("debian").join(format!("{package}-{name}"));
+    if !folder.is_dir() {
+        packages::ensure(PROGRAMS)?;
+        let apt = Apt::new(name)?;
+        run(&mut apt.command("apt-get", &["-qq", "update"]))?;
+        // Whole or not there, even when two tests want it at the same moment.
+        let partial = tempfile::tempdir_in(target_dir())?;
+        download(&apt, package, partial.path())?;
+        std::fs::create_dir_all(target_dir().join("debian"))?;
+        if let Err(error) = std::fs::rename(partial.path(), &folder)
+            && !folder.is_dir()
+        {
+            return Err(error.into());
+        }
+    }
+    Ok(folder)
+}
+
+fn download(apt: &Apt, package: &str, to: &Path) -> Result<()> {
+    let archive = tempfile::tempdir()?;
+    stdout_of(
+        apt.command("apt-get", &["-qq", "download", package])
+            .current_dir(&archive),
+    )?;
+    run(Command::new("dpkg-deb")
+        .arg("--extract")
+        .arg(only_entry(archive.path())?)
+        .arg(to))
+}
+
 fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
     eprintln!("==> fetching the kernel, {package} ({arch})");
     let apt = Apt::new(arch)?;
@@ -255,15 +288,7 @@ fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
         std::fs::remove_dir_all(&partial)?;
     }
     std::fs::create_dir_all(&partial)?;
-    let download = tempfile::tempdir()?;
-    stdout_of(
-        apt.command("apt-get", &["-qq", "download", newest])
-            .current_dir(&download),
-    )?;
-    run(Command::new("dpkg-deb")
-        .arg("--extract")
-        .arg(only_entry(download.path())?)
-        .arg(&partial))?;
+    download(&apt, newest, &partial)?;
     let modules = only_entry(&partial.join("lib/modules"))?;
     run(Command::new("depmod")
         .arg("--basedir")

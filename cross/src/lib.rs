@@ -19,3 +19,5 @@ pub mod size;
 pub mod stand;
 pub mod test;
 pub mod vm;
+
+pub use kernel::debian_package;

@@ -13,6 +13,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto_pub", "mosquitto-clients"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
+    ("docker-registry", "docker-registry"),
+    ("openssl", "openssl"),
+    ("podman", "podman"),
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -62,15 +65,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Debian starts a broker with its package; the tests start their own.
+/// Debian starts a broker and a registry with their packages; the tests start their own.
 fn stop_services_we_did_not_ask_for() {
     if is_installed("systemctl")
         && !Command::new("systemctl")
-            .args(["stop", "mosquitto"])
+            .args(["stop", "mosquitto", "docker-registry"])
             .output()
             .is_ok_and(|o| o.status.success())
     {
-        eprintln!("    (no service manager stopped the packaged broker; the tests use ports of their own)");
+        eprintln!(
+            "    (no service manager stopped the packaged broker and registry; the tests use ports of their own)"
+        );
     }
 }
 

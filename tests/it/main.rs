@@ -7,6 +7,8 @@
 mod bad_messages;
 mod doctor;
 mod fleet;
+mod registry;
+mod registry_stand;
 mod store_verbs;
 mod support;
 mod tools;

@@ -1,0 +1,407 @@
+//! Pull and push against Debian's docker-registry, filled and read by skopeo, podman and umoci, over links good and bad.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use punnet_boards::Arch;
+use serde_json::{Value, json};
+
+use crate::registry_stand::{Board, DockerRegistry, Door, Fault, FaultProxy, skopeo_copy};
+use crate::support::{fails, ok};
+
+/// Bytes that do not compress, the same every time.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 7u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+fn busybox(arch: Arch) -> Vec<u8> {
+    let package = xtask::debian_package("busybox-static", arch).unwrap();
+    fs::read(package.join("bin/busybox")).unwrap()
+}
+
+const PLATFORMS: [(&str, Arch); 4] = [
+    ("linux/amd64", Arch::Amd64),
+    ("linux/arm64", Arch::Arm64),
+    ("linux/arm/v7", Arch::ArmV7),
+    ("linux/arm/v6", Arch::ArmV6),
+];
+
+/// An OCI layout with Debian's busybox for all platforms, in its index.json one by one.
+fn busybox_layout(board: &Board) -> String {
+    let layout = board.path("layout").display().to_string();
+    for (platform, arch) in PLATFORMS {
+        let name = platform.replace('/', "-");
+        let lines = "COPY --chmod=755 busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]";
+        let archive = board.build(&name, platform, lines, &[("busybox", &busybox(arch))]);
+        skopeo_copy(&[
+            &format!("oci-archive:{}", archive.display()),
+            &format!("oci:{layout}:{name}"),
+        ]);
+    }
+    layout
+}
+
+/// Puts the entries of a layout's index.json into one index, as image builders do; skopeo gives them no platforms.
+fn as_one_image(layout: &str) {
+    let path = Path::new(layout).join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for entry in index["manifests"].as_array_mut().unwrap() {
+        let name = entry["annotations"]["org.opencontainers.image.ref.name"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let words: Vec<_> = name.split('-').collect();
+        entry["platform"] = json!({ "os": words[0], "architecture": words[1] });
+        if let Some(variant) = words.get(2) {
+            entry["platform"]["variant"] = json!(variant);
+        }
+        entry.as_object_mut().unwrap().remove("annotations");
+    }
+    index["mediaType"] = json!("application/vnd.oci.image.index.v1+json");
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let digest = ok(Command::new("sha256sum").arg({
+        let file = Path::new(layout).join("blobs/sha256/new");
+        fs::write(&file, &bytes).unwrap();
+        file
+    }));
+    let digest = &digest[..64];
+    let blobs = Path::new(layout).join("blobs/sha256");
+    fs::rename(blobs.join("new"), blobs.join(digest)).unwrap();
+    let top = json!({ "schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "digest": format!("sha256:{digest}"),
+        "size": bytes.len(),
+        "annotations": { "org.opencontainers.image.ref.name": "all" },
+    }] });
+    fs::write(path, serde_json::to_vec(&top).unwrap()).unwrap();
+}
+
+#[test]
+fn an_image_for_every_board_gives_each_its_own() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let layout = busybox_layout(&board);
+    // Our own index first, sent from a layout with several entries; then skopeo's, of an index.
+    let ours = format!("{}/boards/busybox:ours", registry.address);
+    ok(&mut board.punnet(&["push", "--from", &layout, &ours]));
+    as_one_image(&layout);
+    let theirs = format!("{}/boards/busybox:theirs", registry.address);
+    skopeo_copy(&[
+        "--all",
+        &format!("oci:{layout}:all"),
+        &format!("docker://{theirs}"),
+    ]);
+    for reference in [&ours, &theirs] {
+        let raw = ok(Command::new("skopeo").args([
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            &format!("docker://{reference}"),
+        ]));
+        assert_eq!(
+            serde_json::from_str::<Value>(&raw).unwrap()["manifests"]
+                .as_array()
+                .unwrap()
+                .len(),
+            4,
+            "{raw}"
+        );
+        for (platform, arch) in PLATFORMS {
+            ok(&mut board.punnet(&[
+                "pull",
+                "--quiet",
+                "--platform",
+                platform,
+                "--tag",
+                "one",
+                reference,
+            ]));
+            assert!(
+                board.stored("one:latest", "bin/busybox") == busybox(arch),
+                "{platform} of {reference}"
+            );
+        }
+        let before = registry.log().matches("/blobs/").count();
+        let complaint = fails(
+            &mut board.punnet(&["pull", "--platform", "linux/riscv64", reference]),
+            1,
+        );
+        assert_eq!(
+            complaint.trim().replace("/v8", ""),
+            "punnet: the image is built for linux/amd64, linux/arm64, linux/arm/v7, linux/arm/v6, but this board is linux/riscv64"
+        );
+        assert_eq!(
+            registry.log().matches("/blobs/").count(),
+            before,
+            "no blob was asked for"
+        );
+    }
+    // The board's own is fetched by whoever wants to run it, and only then.
+    let run = |policy: &str| board.punnet(&["run", "--rm", "--pull", policy, &ours, "echo", "hello"]);
+    let complaint = fails(&mut run("never"), 125);
+    assert!(complaint.contains("no image"), "{complaint}");
+    assert_eq!(ok(&mut run("missing")), "hello\n");
+    assert_eq!(ok(&mut run("never")), "hello\n");
+    assert_eq!(ok(&mut run("always")), "hello\n");
+    // A board that is older than any of these.
+    let complaint = fails(
+        &mut board.punnet(&["pull", "--platform", "linux/arm/v5", &ours]),
+        1,
+    );
+    assert!(
+        complaint.contains("but this board is linux/arm/v5"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn zstd_gzip_and_dockers_own_manifests_are_the_same_image() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let content = [noise(300_000), vec![b'a'; 300_000]].concat();
+    let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
+    let from = format!("oci-archive:{}", archive.display());
+    for (tag, options) in [
+        ("zstd", &["--dest-compress-format", "zstd"][..]),
+        ("gzip", &["--dest-compress-format", "gzip"]),
+        ("docker", &["--format", "v2s2"]),
+    ] {
+        let reference = format!("{}/app:{tag}", registry.address);
+        skopeo_copy(&[options, &[&from, &format!("docker://{reference}")]].concat());
+        ok(&mut board.punnet(&["pull", "--quiet", &reference]));
+        assert!(board.stored(&reference, "file") == content, "{tag}");
+    }
+}
+
+#[test]
+fn what_we_push_is_read_by_podman_umoci_and_skopeo() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    // Many layers, one of them larger than a chunk of an upload.
+    let large = noise(9 << 20);
+    let names: Vec<String> = (0..40).map(|number| format!("file{number}")).collect();
+    let mut files: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(|name| (name.as_str(), name.as_bytes()))
+        .collect();
+    files.push(("large", &large));
+    let lines: Vec<String> = files
+        .iter()
+        .map(|(name, _)| format!("COPY {name} /{name}"))
+        .collect();
+    let reference = format!("{}/many/layers:1", registry.address);
+    board.build("many", "linux/amd64", &lines.join("\n"), &files);
+    let mut build = board.punnet(&["build", "--platform", "linux/amd64", "--tag", &reference]);
+    let digest = ok(build.arg(board.path("context-many")));
+    assert_eq!(ok(&mut board.punnet(&["push", "--quiet", &reference])), digest);
+    assert!(
+        registry.log().contains("PATCH /v2/many/layers/blobs/uploads/"),
+        "the large layer went in chunks"
+    );
+    // A second time everything is there; under another name the registry takes the layers over.
+    let uploads = || registry.log().matches("POST /v2/").count();
+    let before = uploads();
+    ok(&mut board.punnet(&["push", "--quiet", &reference]));
+    assert_eq!(uploads(), before);
+    let other = format!("{}/other/name:2", registry.address);
+    let told = board.punnet(&["push", &reference, &other]).output().unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(
+        told.matches("taken from another repository").count(),
+        41,
+        "{told}"
+    );
+
+    let folder = board.path("read");
+    fs::create_dir(&folder).unwrap();
+    let at = |name: &str| folder.join(name).display().to_string();
+    skopeo_copy(&[&format!("docker://{other}"), &format!("oci:{}:x", at("oci"))]);
+    ok(Command::new("umoci").args([
+        "unpack",
+        "--rootless",
+        "--image",
+        &format!("{}:x", at("oci")),
+        &at("bundle"),
+    ]));
+    assert!(fs::read(folder.join("bundle/rootfs/large")).unwrap() == large);
+    assert_eq!(fs::read(folder.join("bundle/rootfs/file39")).unwrap(), b"file39");
+    let mut podman = Command::new("podman");
+    podman.args([
+        "--storage-driver",
+        "vfs",
+        "--root",
+        &at("root"),
+        "--runroot",
+        &at("runroot"),
+    ]);
+    let id = ok(podman.args(["pull", "--quiet", "--tls-verify=false", &reference]));
+    let config = ok(Command::new("skopeo").args([
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        &format!("docker://{reference}"),
+    ]));
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["config"]["digest"], format!("sha256:{}", id.trim()));
+}
+
+#[test]
+fn a_locked_registry_wants_its_authority_and_a_login() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked));
+    let ca = registry.ca().display().to_string();
+    let reference = format!("{}/app:1", registry.address);
+    let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", b"content")]);
+    // Without the authority nothing is said to it.
+    let settings = |json: Value| fs::write(board.path("data/registries.json"), json.to_string()).unwrap();
+    settings(json!({ "registries": { registry.address.clone(): { "insecure": false } } }));
+    let complaint = fails(&mut board.punnet(&["pull", &reference]), 1);
+    assert!(complaint.contains("certificate is not accepted"), "{complaint}");
+    let complaint = fails(&mut board.punnet(&["pull", "--ca", &ca, &reference]), 1);
+    assert!(complaint.contains("punnet login 127.0.0.1:"), "{complaint}");
+    let login = |password: &str| {
+        let file = board.path("password");
+        fs::write(&file, password).unwrap();
+        let mut command = board.punnet(&["login", "--user", "user", "--ca", &ca, &registry.address]);
+        command.stdin(fs::File::open(file).unwrap());
+        command
+    };
+    let complaint = fails(&mut login("wrong"), 1);
+    assert!(complaint.contains("password is not right"), "{complaint}");
+    assert!(
+        !board.path("data/auth.json").exists(),
+        "a wrong password is not kept"
+    );
+    ok(&mut login("secret\n"));
+    let push = |name: &str| {
+        board.punnet(&[
+            "push",
+            "--quiet",
+            "--ca",
+            &ca,
+            "--from",
+            archive.to_str().unwrap(),
+            name,
+        ])
+    };
+    ok(&mut push(&reference));
+    // The authority from the settings, the password from Docker's file.
+    ok(&mut board.punnet(&["logout", &registry.address]));
+    settings(json!({ "registries": { registry.address.clone(): { "ca_file": ca } } }));
+    fails(&mut board.punnet(&["pull", &reference]), 1);
+    fs::create_dir_all(board.path("home/.docker")).unwrap();
+    let docker = json!({ "auths": { registry.address.clone(): { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    fs::write(board.path("home/.docker/config.json"), docker.to_string()).unwrap();
+    ok(&mut board.punnet(&["pull", &reference]));
+    assert_eq!(board.stored(&reference, "file"), b"content");
+}
+
+#[test]
+fn tls_goes_through_a_proxy_that_damages_it_and_arrives_whole() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked));
+    let content = noise(1_500_000);
+    let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
+    skopeo_copy(&[
+        "--dest-creds=user:secret",
+        &format!("oci-archive:{}", archive.display()),
+        &format!("docker://{}/app:1", registry.address),
+    ]);
+    // Damage within TLS is a broken link: it goes on on the next connection.
+    let proxy = FaultProxy::start(&registry.address, |number| match number {
+        0 => Fault::Drop(200_000),
+        1 => Fault::Flip(300_000),
+        2 => Fault::Close(400_000),
+        3 => Fault::Drop(1_000),
+        _ => Fault::None,
+    });
+    let auth = json!({ "auths": { "registry.test": { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    fs::create_dir_all(board.path("home/.docker")).unwrap();
+    fs::write(board.path("home/.docker/config.json"), auth.to_string()).unwrap();
+    let mut pull = board.punnet(&["pull", "--json", "--ca"]);
+    pull.arg(registry.ca()).arg("registry.test/app:1");
+    pull.env("https_proxy", format!("http://{}", proxy.address));
+    let events = ok(&mut pull);
+    assert!(board.stored("registry.test/app:1", "file") == content);
+    assert_eq!(proxy.connections(), 5);
+    let events: Vec<Value> = events
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        events.iter().filter(|event| event["event"] == "waiting").count(),
+        4
+    );
+    let last = events.iter().rfind(|event| event["event"] == "progress").unwrap();
+    assert_eq!(last["done_bytes"], last["total_bytes"]);
+    ok(&mut board.punnet(&["verify"]));
+}
+
+#[test]
+fn a_bad_link_without_tls_is_survived_or_told() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let content = noise(1_000_000);
+    let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
+    ok(&mut board.punnet(&[
+        "push",
+        "--quiet",
+        "--from",
+        archive.to_str().unwrap(),
+        &format!("{}/app:1", registry.address),
+    ]));
+    let pull = |proxy: &FaultProxy| {
+        board.punnet(&[
+            "pull",
+            "--quiet",
+            "--tag",
+            "app",
+            "--retries",
+            "2",
+            &format!("{}/app:1", proxy.address),
+        ])
+    };
+    // A bit that turned is found by the digest, and nothing of the image is there.
+    let flipping = FaultProxy::start(&registry.address, |_| Fault::Flip(500_000));
+    let complaint = fails(&mut pull(&flipping), 1);
+    assert!(complaint.contains("is damaged"), "{complaint}");
+    board.assert_empty();
+    // A link that never gives more is given up, and may be tried again.
+    let dead = FaultProxy::start(&registry.address, |number| {
+        Fault::Close(if number == 0 { 100_000 } else { 0 })
+    });
+    let complaint = fails(&mut pull(&dead), 75);
+    assert!(complaint.contains("closed too early"), "{complaint}");
+    board.assert_empty();
+    // One that breaks again and again, and crawls in between, brings it.
+    let breaking = FaultProxy::start(&registry.address, |number| match number % 3 {
+        0 => Fault::Drop(150_000),
+        1 => Fault::Close(150_000),
+        _ => Fault::Slow(Duration::from_millis(1)),
+    });
+    ok(&mut pull(&breaking));
+    assert!(board.stored("app:latest", "file") == content);
+    assert_eq!(breaking.connections(), 3);
+    // An upload goes on too.
+    let large = board.build(
+        "large",
+        "linux/amd64",
+        "COPY file /file",
+        &[("file", &noise(20 << 20))],
+    );
+    let cutting = FaultProxy::start(&registry.address, |number| {
+        if number == 0 {
+            Fault::Close(1500)
+        } else {
+            Fault::None
+        }
+    });
+    let to = format!("{}/large:1", cutting.address);
+    ok(&mut board.punnet(&["push", "--quiet", "--from", large.to_str().unwrap(), &to]));
+    assert!(cutting.connections() > 1, "the link has not broken");
+    ok(&mut board.punnet(&["pull", "--quiet", &format!("{}/large:1", registry.address)]));
+    ok(&mut board.punnet(&["verify"]));
+}
