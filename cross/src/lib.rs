@@ -14,6 +14,7 @@ pub mod image;
 mod initramfs;
 mod kernel;
 mod packages;
+pub mod powercut;
 pub mod process;
 pub mod size;
 pub mod stand;

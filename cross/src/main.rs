@@ -10,13 +10,14 @@
 //! | `docs` | docs/boards.md out of the board files | docs.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
+//! | `powercut` | cuts the power of a disk that the store works on, a thousand times | powercut.rs |
 //! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
 //! | `bench` | speed and memory beside the peers that are installed | bench.rs |
 
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, boot, cross, demo, docs, fuzz, image, process, size, test, vm};
+use xtask::{bench, boot, cross, demo, docs, fuzz, image, powercut, process, size, test, vm};
 
 #[derive(Parser)]
 #[command(
@@ -48,6 +49,11 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run a command in a virtual machine: this machine's root, another kernel, cgroup v2, all capabilities
     Vm(vm::Options),
+    /// Cut the power of a disk while the store works on it, and look at what is left
+    Powercut(powercut::Options),
+    /// What `powercut --vm` runs in the virtual machine
+    #[command(hide = true)]
+    PowercutInside(powercut::InsideOptions),
     /// Measure speed and memory beside the peers that are installed
     Bench(bench::Options),
 }
@@ -65,6 +71,8 @@ fn main() -> anyhow::Result<()> {
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run_command(&options),
+        Command::Powercut(options) => powercut::run_command(&options),
+        Command::PowercutInside(options) => powercut::run_inside(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }

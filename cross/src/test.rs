@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::build::cargo;
 use crate::process::{run, stdout_of};
 use crate::vm::Machine;
-use crate::{bench, demo, fuzz, packages, size};
+use crate::{bench, demo, fuzz, packages, powercut, size};
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -43,6 +43,7 @@ const STAGES: &[Stage] = &[
     ("fuzz", fuzz::run_each_briefly),
     ("size", || size::run(&size::Options::default())),
     ("virtual-machine", virtual_machine),
+    ("powercut", powercut::run_few),
     ("demo", || demo::run(&demo::Options::default())),
     ("demo-rootless", demo_rootless),
     ("bench", || bench::run_all(&bench::Options::shortest())),

@@ -86,6 +86,19 @@ pub struct Machine {
     memory_mib: u32,
     /// More words for the kernel's command line.
     append: String,
+    /// One more disk, /dev/vdb, which stays when the machine has ended.
+    disk: Option<PathBuf>,
+    /// More folders that must be there, with commas between.
+    visible: String,
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with the command's exit code.
+    Code(i32),
+    /// Its power was cut.
+    Killed,
 }
 
 impl Machine {
@@ -97,7 +110,21 @@ impl Machine {
             environment: Vec::new(),
             memory_mib: 2048,
             append: String::new(),
+            disk: None,
+            visible: String::new(),
         })
+    }
+
+    /// With this file as one more disk, /dev/vdb.
+    pub fn with_disk(mut self, file: &Path) -> Self {
+        self.disk = Some(file.into());
+        self
+    }
+
+    /// With these folders, commas between, though /tmp is new inside.
+    pub fn with_visible(mut self, folders: &str) -> Self {
+        self.visible = format!(",{folders}");
+        self
     }
 
     /// With these NAME=VALUE besides.
@@ -114,6 +141,18 @@ impl Machine {
 
     /// Boots, runs, switches off; the command's exit code.
     pub fn run(&self, timeout: Duration) -> Result<i32> {
+        match self.boot(timeout, None)? {
+            Ending::Code(code) => Ok(code),
+            Ending::Killed => bail!("the virtual machine was killed"),
+        }
+    }
+
+    /// Boots, and cuts the power so long after the command has written `ready` to /dev/ttyS1.
+    pub fn run_until_ready_and(&self, timeout: Duration, after: Duration) -> Result<Ending> {
+        self.boot(timeout, Some(after))
+    }
+
+    fn boot(&self, timeout: Duration, kill_after: Option<Duration>) -> Result<Ending> {
         let kernel = Kernel::get(KERNEL_PACKAGE, Arch::Amd64)?;
         let folder = tempfile::Builder::new().prefix("punnet-vm-").tempdir()?;
         let path = |name: &str| folder.path().join(name);
@@ -123,11 +162,12 @@ impl Machine {
             .args(["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
             .arg(path("disk")))?;
         let append = format!(
-            "console=ttyS0 quiet panic=-1 {} punnet.modules={} punnet.visible={},{}",
+            "console=ttyS0 quiet panic=-1 {} punnet.modules={} punnet.visible={},{}{}",
             self.append,
             kernel.folder.join("lib/modules").display(),
             root().display(),
             target_dir().display(),
+            self.visible,
         );
         let mut command = Command::new("qemu-system-x86_64");
         command
@@ -159,14 +199,30 @@ impl Machine {
                 "-virtfs",
                 "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             ]);
+        if let Some(disk) = &self.disk {
+            // The host keeps what the machine has written when it is killed; what the machine's kernel had not written is lost.
+            command.arg("-drive").arg(format!(
+                "file={},format=raw,if=virtio,cache=writeback",
+                disk.display()
+            ));
+        }
         let mut machine = Server::start("virtual machine", command.stdin(Stdio::null()))?;
+        if let Some(after) = kill_after {
+            wait_for("the virtual machine to begin", timeout, || {
+                machine.check()?;
+                let said = std::fs::read_to_string(path("code")).unwrap_or_default();
+                Ok(said.contains("ready").then_some(()))
+            })?;
+            std::thread::sleep(after);
+            machine.kill()?;
+            return Ok(Ending::Killed);
+        }
         wait_for("the virtual machine to switch itself off", timeout, || {
             machine.ended()
         })?;
         let code = std::fs::read_to_string(path("code")).unwrap_or_default();
-        code.trim()
-            .parse()
-            .ok()
+        let code = code.lines().last().and_then(|line| line.trim().parse().ok());
+        code.map(Ending::Code)
             .context("the virtual machine ended before the command did")
     }
 
