@@ -58,7 +58,9 @@ pub enum CliError {
     #[error("{0} is running; stop it first or use --force")]
     StillRunning(String),
     /// Its layers are not here, and nobody said where they are.
-    #[error("the layers of {0} were not kept here: give --from with a layout or an archive of the image")]
+    #[error(
+        "the layers of {0} were not kept here, and it has no name to fetch it by: give --from with a layout or an archive of the image"
+    )]
     NothingToRepairFrom(String),
     /// Containers need it.
     #[error("{0} is the image of a container; remove the container first or use --force")]

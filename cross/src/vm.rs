@@ -5,11 +5,11 @@
 //! are the same inside. The kernel is Debian's. QEMU emulates (TCG): KVM is not everywhere.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use punnet_boards::Arch;
 
 use crate::build::{root, target_dir};

@@ -201,6 +201,14 @@ pub enum Error {
         /// Why not, and what to do.
         why: String,
     },
+    /// The signature policy does not let it run.
+    #[error("{image} may not run: {why}")]
+    Untrusted {
+        /// Its name, or its digest.
+        image: String,
+        /// What is missing.
+        why: String,
+    },
     /// The store was written by another version of Punnet.
     #[error("the store at {path} has format {found:?}; this version of punnet reads format {expected:?}", path = path.display())]
     StoreFormat {

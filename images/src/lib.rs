@@ -8,6 +8,7 @@
 
 mod error;
 
+mod base64;
 mod digest;
 pub mod oci;
 pub mod platform;
@@ -20,6 +21,7 @@ mod zstd;
 
 pub mod registry;
 
+pub mod signature;
 pub mod store;
 
 pub mod build;

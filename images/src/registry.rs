@@ -9,7 +9,6 @@
 //! <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>
 
 mod auth;
-mod base64;
 mod challenge;
 mod client;
 mod connect;

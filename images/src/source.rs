@@ -16,6 +16,7 @@ use crate::oci::{
     media_type,
 };
 use crate::registry::{Remote, RemoteBlob};
+use crate::signature::{self, Evidence};
 use crate::store::TreeArchive;
 use crate::tar_stream::{Advance, EntryKind, TarStream};
 use crate::{Digest, Error, HashingReader, Reference, Result, platform};
@@ -56,6 +57,8 @@ enum Kind {
         blobs: BTreeMap<Digest, Place>,
         documents: BTreeMap<Digest, Vec<u8>>,
     },
+    /// Small blobs in memory.
+    Documents(BTreeMap<Digest, Vec<u8>>),
     /// One layer, made of an image's folder in the store.
     Tree {
         folder: PathBuf,
@@ -281,6 +284,22 @@ impl Source {
         }
     }
 
+    /// The artifact that carries these signatures of a manifest.
+    pub fn of_signatures(signatures: &[signature::Signature]) -> (Self, Descriptor) {
+        let artifact = signature::to_artifact(signatures);
+        let manifest = artifact.last().map(|(descriptor, _)| descriptor.clone());
+        let manifest = manifest.expect("an artifact ends with its manifest");
+        let documents = artifact
+            .into_iter()
+            .map(|(descriptor, bytes)| (descriptor.digest, bytes));
+        let source = Self {
+            path: PathBuf::new(),
+            index: Index::of(vec![manifest.clone()]),
+            kind: Kind::Documents(documents.collect()),
+        };
+        (source, manifest)
+    }
+
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path
@@ -299,9 +318,12 @@ impl Source {
                 .or_else(|| entry.annotations.get(ANNOTATION_REF_NAME))
                 .cloned()
         };
+        let tag = |name: &str| name.rsplit(':').next().is_some_and(signature::is_tag);
         self.index
             .manifests
             .iter()
+            // Signatures of an image are no image.
+            .filter(|entry| !name(entry).is_some_and(|name| tag(&name)))
             .map(|entry| NamedImage {
                 name: name(entry),
                 descriptor: entry.clone(),
@@ -344,6 +366,10 @@ impl Source {
                     size: place.size,
                     data: BlobData::Window(place.open(file)),
                 })
+            }
+            Kind::Documents(documents) => {
+                let document = documents.get(digest).ok_or_else(|| self.no_blob(digest))?;
+                Ok(Blob::of_bytes(document))
             }
             Kind::Tree {
                 folder,
@@ -397,22 +423,80 @@ impl Source {
     /// The manifest for `host`: of the image called `name` (a tag, a reference or a digest), or of the only image there is.
     /// Fails, before any layer is read, when none fits.
     pub fn select(&self, name: Option<&str>, host: &Platform) -> Result<Descriptor> {
+        Ok(self.select_through(name, host)?.0)
+    }
+
+    /// The same, with the index documents that led to it, outermost first.
+    fn select_through(&self, name: Option<&str>, host: &Platform) -> Result<(Descriptor, Vec<Vec<u8>>)> {
+        let mut indexes = Vec::new();
         let runs_32bit = platform::host_runs_32bit_arm();
         let mut entries = self.named(name)?;
         for _ in 0..INDEX_DEPTH_MAX {
             let chosen = platform::choose(&entries, host, runs_32bit)?.clone();
             if media_type::is_index(&chosen.media_type) {
-                entries = Index::from_json(&self.document(&chosen)?)?.manifests;
+                let document = self.document(&chosen)?;
+                entries = Index::from_json(&document)?.manifests;
+                indexes.push(document);
                 continue;
             }
             let (_, config) = self.read_manifest(&chosen)?;
             platform::check(&config.platform(), host, runs_32bit)?;
-            return Ok(chosen);
+            return Ok((chosen, indexes));
         }
         Err(Error::malformed(
             "the index",
             format!("indexes are nested more than {INDEX_DEPTH_MAX} deep"),
         ))
+    }
+
+    /// The signatures that are offered with an image: in the artifact `sha256-HEX.sig` of its manifest, or of an index that led to it.
+    /// A registry is asked for it only when `ask_registry`.
+    pub fn evidence(
+        &self,
+        name: Option<&str>,
+        host: &Platform,
+        manifest: &Digest,
+        ask_registry: bool,
+    ) -> Result<Evidence> {
+        let (_, indexes) = self.select_through(name, host)?;
+        let mut evidence = Evidence {
+            signatures: Vec::new(),
+            indexes,
+        };
+        for tag in evidence.digests(manifest).iter().map(signature::tag_of) {
+            for entry in self.tagged(&tag, ask_registry)? {
+                let artifact = Manifest::from_json(&self.document(&entry)?)?;
+                let found = signature::of_artifact(&artifact, |payload| self.document(payload))?;
+                evidence.signatures.extend(found);
+            }
+        }
+        // Indexes are kept for the sake of signatures only.
+        if evidence.signatures.is_empty() {
+            evidence.indexes.clear();
+        }
+        Ok(evidence)
+    }
+
+    /// What has this tag.
+    fn tagged(&self, tag: &str, ask_registry: bool) -> Result<Vec<Descriptor>> {
+        if let Kind::Remote(remote) = &self.kind
+            && remote.is_registry()
+        {
+            let found = if ask_registry {
+                remote.resolve(tag, None)?
+            } else {
+                None
+            };
+            return Ok(found.into_iter().collect());
+        }
+        let has_tag = |entry: &&Descriptor| {
+            let names = [ANNOTATION_REF_NAME, ANNOTATION_IMAGE_NAME].map(|key| entry.annotations.get(key));
+            names
+                .into_iter()
+                .flatten()
+                .any(|name| name.rsplit(':').next() == Some(tag))
+        };
+        Ok(self.index.manifests.iter().filter(has_tag).cloned().collect())
     }
 
     /// A manifest and its configuration, checked against each other.
@@ -509,6 +593,10 @@ impl Members {
                 continue;
             };
             let name = name.trim_start_matches("./").to_owned();
+            if entry.is_sparse {
+                let why = format!("`{name}` in it is a sparse file: make the archive without --sparse");
+                return Err(not_an_image(path, &why));
+            }
             let member = match entry.kind {
                 EntryKind::File => Member::Data(Place {
                     offset: entry.offset,

@@ -13,6 +13,7 @@
 //!     summary.json             sizes, for `images`
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export
 //!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has
+//!   signatures/<manifest hex>  what shows where an image comes from (signature.rs); only when there is something
 //!   staging/<name>/            being made or removed; <name>.lock beside it is held by who does
 //! ```
 //! A layer is read once, from the source through decompression and hashing into the tree; nothing is copied in between. The link count
@@ -21,6 +22,7 @@
 //! Ownership and device nodes: root stores the archive's uid and gid; an ordinary user owns all files. Device nodes are passed over: a
 //! container gets its devices from the runtime. Of extended attributes `user.*` are kept, and `security.capability` by root.
 
+mod evidence;
 mod flatten;
 mod object;
 mod repair;
@@ -68,6 +70,7 @@ const PREFIX_HEX_MIN: usize = 6;
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    asks_for_signatures: bool,
 }
 
 /// An image of the store.
@@ -134,7 +137,10 @@ pub struct Pruned {
 impl Store {
     /// Opens the store, making it when there is none, and removes what interrupted work has left.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self { root: root.into() };
+        let store = Self {
+            root: root.into(),
+            asks_for_signatures: false,
+        };
         for folder in ["objects", "images", "refs", "staging"] {
             let path = store.root.join(folder);
             fs::create_dir_all(&path).map_err(Error::at("create", &path))?;
@@ -194,6 +200,12 @@ impl Store {
         Staging::make(&self.root.join("staging"))
     }
 
+    /// Asks registries for the signatures of images too. Layouts and archives give theirs in any case.
+    pub fn asking_for_signatures(mut self, yes: bool) -> Self {
+        self.asks_for_signatures = yes;
+        self
+    }
+
     /// Takes an image in: chosen by platform, every digest checked, whole or not at all.
     pub fn import(&self, source: &Source, options: &mut ImportOptions<'_>) -> Result<Image> {
         let descriptor = source.select(options.name, &options.platform)?;
@@ -209,6 +221,13 @@ impl Store {
             if !self.folder(&descriptor.digest).is_dir() {
                 self.unpack(source, &descriptor, options)?;
             }
+            let evidence = source.evidence(
+                options.name,
+                &options.platform,
+                &descriptor.digest,
+                self.asks_for_signatures,
+            )?;
+            self.add_evidence(&descriptor.digest, &evidence)?;
             if let Some(reference) = &options.reference {
                 self.write_reference(reference, &descriptor.digest)?;
             }
@@ -399,6 +418,7 @@ impl Store {
             self.remove_image(&image.manifest)?;
             images += 1;
         }
+        self.remove_unused_evidence()?;
         Ok(Pruned {
             images,
             ..self.remove_garbage()?

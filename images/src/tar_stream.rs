@@ -2,11 +2,14 @@
 //!
 //! Parsed here rather than by an archive library because each bound must hold while the header is read, PAX values may hold any
 //! byte (`security.capability` does), and a size that two headers tell differently must not move the next header. Sparse files
-//! are refused: no image builder writes them. Global PAX headers are passed over, as Go's reader does for Docker.
+//! are read whole, their holes as zeros. Global PAX headers are passed over, as Go's reader does for Docker.
 //!
 //! tar(5); <https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html>
 
+mod sparse;
+
 use crate::{Error, Result};
+use sparse::{Map, Piece};
 use std::io::{self, Read};
 
 /// Size of a tar block.
@@ -42,8 +45,10 @@ pub struct Entry {
     pub link: Vec<u8>,
     /// What it is.
     pub kind: EntryKind,
-    /// Bytes of data that follow; 0 for anything but files.
+    /// Bytes of the file, holes included; 0 for anything but files.
     pub size: u64,
+    /// The data in the archive is not the file as it is: only reading the entry gives it.
+    pub is_sparse: bool,
     /// Permission bits, with set-id and sticky.
     pub mode: u32,
     /// Owner.
@@ -90,6 +95,8 @@ pub struct TarStream<R> {
     offset: u64,
     data_left: u64,
     padding: u64,
+    /// Of the current entry, when it is a sparse file.
+    sparse: Option<Map>,
 }
 
 impl<R: Advance> TarStream<R> {
@@ -100,6 +107,7 @@ impl<R: Advance> TarStream<R> {
             offset: 0,
             data_left: 0,
             padding: 0,
+            sparse: None,
         }
     }
 
@@ -139,7 +147,7 @@ impl<R: Advance> TarStream<R> {
         let passed = self.data_left + self.padding;
         self.inner.advance(passed).map_err(|error| self.stream(error))?;
         self.offset += passed;
-        (self.data_left, self.padding) = (0, 0);
+        (self.data_left, self.padding, self.sparse) = (0, 0, None);
         let mut header = tar::Header::new_old();
         if !self.block(header.as_mut_bytes())? {
             return Ok(None);
@@ -198,18 +206,16 @@ impl<R: Advance> TarStream<R> {
     }
 
     /// Merges header and extensions.
-    fn entry(&mut self, header: &tar::Header, header_size: u64, extended: Extended) -> Result<Entry> {
+    fn entry(&mut self, header: &tar::Header, header_size: u64, mut extended: Extended) -> Result<Entry> {
         let old = header.as_old();
-        let path = extended.path.unwrap_or_else(|| header_path(header));
+        let sparse_name = extended.sparse.as_mut().and_then(|records| records.name.take());
+        let path = sparse_name
+            .or(extended.path)
+            .unwrap_or_else(|| header_path(header));
         let refused = |why: String| Error::Entry {
             entry: String::from_utf8_lossy(&path).chars().take(200).collect(),
             why,
         };
-        if extended.sparse {
-            return Err(refused(
-                "it is a sparse file: make the archive without --sparse".to_owned(),
-            ));
-        }
         let size = extended.size.unwrap_or(header_size);
         let kind = match old.linkflag[0] {
             b'0' | 0 if path.ends_with(b"/") => EntryKind::Directory,
@@ -219,11 +225,7 @@ impl<R: Advance> TarStream<R> {
             b'3' | b'4' => EntryKind::Device,
             b'5' => EntryKind::Directory,
             b'6' => EntryKind::Fifo,
-            b'S' => {
-                return Err(refused(
-                    "it is a sparse file: make the archive without --sparse".to_owned(),
-                ));
-            }
+            b'S' => EntryKind::File,
             other => {
                 return Err(refused(format!(
                     "its type `{}` is not known",
@@ -237,6 +239,7 @@ impl<R: Advance> TarStream<R> {
         } else {
             0
         };
+        let mut data_bytes = follows;
         if follows > i64::MAX as u64 - 2 * BLOCK as u64 {
             return Err(refused(format!("its size of {follows} bytes cannot be")));
         }
@@ -258,14 +261,36 @@ impl<R: Advance> TarStream<R> {
         let (mtime_seconds, mtime_nanoseconds) =
             mtime.ok_or_else(|| refused("its time is not a number".to_owned()))?;
         let link = extended.link.unwrap_or_else(|| until_nul(&old.linkname).to_vec());
-        let size = if kind == EntryKind::File { size } else { 0 };
+        let mut size = if kind == EntryKind::File { size } else { 0 };
+        let map = match (old.linkflag[0], extended.sparse) {
+            (b'S', _) => Some(Map::of_header(header.as_bytes(), follows, || self.whole_block())),
+            (_, Some(records)) if kind == EntryKind::File => {
+                let map = records.into_map(follows, || self.whole_block());
+                Some(map.map(|(map, read)| {
+                    // The map was the beginning of the data.
+                    data_bytes -= read;
+                    map
+                }))
+            }
+            _ => None,
+        };
         let (offset, xattrs) = (self.offset, extended.xattrs);
-        self.begin_data(follows);
+        self.begin_data(data_bytes);
+        if let Some(map) = map {
+            let map = map.map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => refused(error.to_string()),
+                _ => self.stream(error),
+            })?;
+            size = map.size();
+            self.sparse = Some(map);
+        }
+        let is_sparse = self.sparse.is_some();
         Ok(Entry {
             path,
             link,
             kind,
             size,
+            is_sparse,
             mode,
             uid,
             gid,
@@ -274,6 +299,30 @@ impl<R: Advance> TarStream<R> {
             xattrs,
             offset,
         })
+    }
+
+    /// A block that must be there.
+    fn whole_block(&mut self) -> io::Result<[u8; BLOCK]> {
+        let mut block = [0; BLOCK];
+        self.inner.read_exact(&mut block)?;
+        self.offset += BLOCK as u64;
+        Ok(block)
+    }
+
+    fn read_data(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let count = self.inner.read(&mut buffer[..wanted])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.data_left -= count as u64;
+        self.offset += count as u64;
+        Ok(count)
     }
 
     fn malformed(&self, why: impl Into<String>) -> Error {
@@ -293,19 +342,25 @@ impl<R: Advance> TarStream<R> {
 
 impl<R: Advance> Read for TarStream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
-        if wanted == 0 {
-            return Ok(0);
-        }
-        let count = self.inner.read(&mut buffer[..wanted])?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.data_left -= count as u64;
-        self.offset += count as u64;
-        Ok(count)
+        let Some(mut map) = self.sparse.take() else {
+            return self.read_data(buffer);
+        };
+        let up_to = |count: u64| buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        let read = match map.next() {
+            Piece::End => Ok(0),
+            Piece::Zeros(count) => {
+                let count = up_to(count);
+                buffer[..count].fill(0);
+                Ok(count)
+            }
+            Piece::Data(count) => {
+                let count = up_to(count);
+                self.read_data(&mut buffer[..count])
+            }
+        };
+        map.advance(*read.as_ref().unwrap_or(&0) as u64);
+        self.sparse = Some(map);
+        read
     }
 }
 
@@ -313,7 +368,7 @@ impl<R: Advance> Read for TarStream<R> {
 #[derive(Default)]
 struct Extended {
     seen: bool,
-    sparse: bool,
+    sparse: Option<sparse::Records>,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
@@ -372,9 +427,13 @@ impl Extended {
             b"uid" => self.uid = Some(needed(decimal(value))?),
             b"gid" => self.gid = Some(needed(decimal(value))?),
             b"mtime" => self.mtime = Some(pax_time(value).ok_or("PAX mtime is not a time")?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    let records = self.sparse.get_or_insert_default();
+                    records
+                        .set(key, value)
+                        .ok_or("a PAX record of a sparse file is malformed")?;
+                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.retain(|(known, _)| known != name);
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 }
@@ -571,10 +630,9 @@ mod tests {
         for (bytes, part) in [
             (file("a", b"hello")[..700].to_vec(), "middle of an entry"),
             (bad_sum, "checksum"),
-            (raw(b'S', "a", b""), "sparse"),
             (
                 [pax(&[("GNU.sparse.major", b"1")]), file("a", b"")].concat(),
-                "sparse",
+                "in the middle of an entry",
             ),
             (raw(b'Z', "a", b""), "not known"),
             ([huge, file("a", b"")].concat(), "cannot be"),

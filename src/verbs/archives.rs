@@ -4,7 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use punnet_images::export::{self, Saved};
+use punnet_images::export::{self, Format, Saved};
+use punnet_images::signature;
 use punnet_images::{Digest, Image, ImportOptions, Reference, Source, platform};
 
 use super::images::{format_of, platform_option, print_json, rows, store};
@@ -176,6 +177,22 @@ fn save(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
                 "punnet: {name} is written as one layer, because its own were not kept: its manifest is {} there, {} here",
                 manifest.digest, image.manifest
             );
+        }
+        let evidence = store.evidence(&image.manifest)?;
+        if manifest.digest == image.manifest
+            && !evidence.signatures.is_empty()
+            && format_of(&given, output)? != Format::DockerArchive
+        {
+            let name = references
+                .first()
+                .map_or_else(|| "image".to_owned(), Reference::name);
+            let tagged = format!("{name}:{}", signature::tag_of(&image.manifest)).parse()?;
+            let (source, manifest) = Source::of_signatures(&evidence.signatures);
+            images.push(Saved {
+                source,
+                manifest,
+                references: vec![tagged],
+            });
         }
         images.push(Saved {
             source,

@@ -110,7 +110,9 @@ pub const PRUNE: Verb = Verb {
 
 /// The store over this data root.
 pub fn store(roots: &Roots) -> Result<Store, CliError> {
-    Ok(Store::open(roots.data()?.join("store"))?)
+    let data = roots.data()?;
+    let has_policy = data.join(punnet_images::signature::policy::FILE_NAME).exists();
+    Ok(Store::open(data.join("store"))?.asking_for_signatures(has_policy))
 }
 
 fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {

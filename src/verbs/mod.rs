@@ -22,6 +22,8 @@ mod registry;
 #[cfg(feature = "images")]
 mod run;
 #[cfg(feature = "images")]
+mod sign;
+#[cfg(feature = "images")]
 mod verify;
 
 use std::ffi::{OsStr, OsString};
@@ -154,6 +156,8 @@ pub const VERBS: &[Verb] = &[
     verify::VERIFY,
     #[cfg(feature = "images")]
     doctor::DOCTOR,
+    #[cfg(feature = "images")]
+    sign::SIGN,
     #[cfg(feature = "agent")]
     agent::AGENT,
     #[cfg(feature = "init")]

@@ -151,6 +151,13 @@ pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image, CliError> {
     }
 }
 
+/// An image where its name says that it is, by the settings of this board.
+pub fn source_of(roots: &Roots, given: &Given, reference: &Reference) -> Result<Source, CliError> {
+    let settings = settings(roots, given, reference.registry())?;
+    let options = options(roots, given, Shape::choose(false, true))?;
+    Ok(registry::open(reference, &settings, &options)?)
+}
+
 /// Fetches an image by the settings of this board, showing progress where somebody looks.
 fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, CliError> {
     let shape = Shape::choose(false, false);

@@ -15,7 +15,7 @@ use punnet_spec::{Spec, Status};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
-use super::{Flag, Given, Verb, Words, flag, registry, valued};
+use super::{Flag, Given, Verb, Words, flag, registry, sign, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
 use crate::error::CliError;
 use crate::roots::Roots;
@@ -195,6 +195,7 @@ fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<
 /// Makes the container's folder: claimed, filled, and only then it exists.
 fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliError> {
     let image = registry::image_to_run(roots, given)?;
+    sign::check(roots, &image, given.text(0)?)?;
     let config = image.container_config()?;
     punnet_images::platform::check(
         &image.config()?.platform(),

@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::process::ExitCode;
 
+use punnet_images::store::Problem;
 use punnet_images::{Image, Source, Store};
 
 use super::images::store;
+use super::registry;
 use super::{ANY, Given, Verb, Words, flag, valued};
 use crate::error::CliError;
 use crate::roots::Roots;
@@ -22,7 +24,7 @@ pub const VERIFY: Verb = Verb {
         valued(
             "from",
             "PATH",
-            "Take the layers from this layout directory or archive [from those kept here]",
+            "Take the layers from this layout directory or archive [those kept here, or the image's registry]",
         ),
     ],
     words: Words::Between(0, ANY),
@@ -44,9 +46,10 @@ fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         problems
             .iter()
             .for_each(|problem| println!("{} {problem}", image.manifest));
-        if problems.is_empty()
-            || (given.has("repair") && repair(&store, image, &problems, given.one("from"))?)
-        {
+        if problems.is_empty() {
+            continue;
+        }
+        if given.has("repair") && repair(&store, image, &problems, &layers_of(roots, &given, image)?)? {
             continue;
         }
         damaged += 1;
@@ -61,18 +64,23 @@ fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     }
 }
 
+/// Where the layers of an image are.
+fn layers_of(roots: &Roots, given: &Given, image: &Image) -> Result<Source, CliError> {
+    if let Some(path) = given.one("from") {
+        return Ok(Source::open(path)?);
+    }
+    if let Some(layout) = image.layout() {
+        return Ok(Source::open(layout)?);
+    }
+    let with_registry = image.references.iter().find(|name| name.registry().is_some());
+    match with_registry.or_else(|| image.references.first()) {
+        Some(reference) => registry::source_of(roots, given, reference),
+        None => Err(CliError::NothingToRepairFrom(image.manifest.to_string())),
+    }
+}
+
 /// True when nothing is damaged any more.
-fn repair(
-    store: &Store,
-    image: &Image,
-    problems: &[punnet_images::store::Problem],
-    from: Option<&str>,
-) -> Result<bool, CliError> {
-    let source = match (from, image.layout()) {
-        (Some(path), _) => Source::open(path)?,
-        (None, Some(layout)) => Source::open(layout)?,
-        (None, None) => return Err(CliError::NothingToRepairFrom(image.manifest.to_string())),
-    };
+fn repair(store: &Store, image: &Image, problems: &[Problem], source: &Source) -> Result<bool, CliError> {
     let repaired = store.repair(image, problems, &mut |layer| {
         Ok(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
     })?;

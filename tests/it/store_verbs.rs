@@ -145,8 +145,9 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
             .unwrap();
     };
     cut();
-    let complaint = fails(&mut stand.punnet(&["verify", "--repair"]), 1);
-    assert!(complaint.contains("--from"), "{complaint}");
+    // Without a source there is nothing to repair from, and it stays damaged.
+    ok(&mut stand.punnet(&["tag", "hello", "127.0.0.1:1/hello"]));
+    fails(&mut stand.punnet(&["verify", "--repair"]), 1);
     let shown = ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
     assert!(shown.contains("repaired 1 files under 1 paths"), "{shown}");
     assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
@@ -194,4 +195,38 @@ fn what_an_image_is_and_takes_is_told() {
         assert_eq!(image["shared_bytes"], image["files_bytes"]);
     }
     assert!(ok(&mut stand.punnet(&["du"])).contains("other:latest"));
+}
+
+#[test]
+fn a_policy_keeps_unsigned_images_from_running() {
+    let stand = stand_with_image();
+    let key = stand.path().join("key.pem");
+    ok(Command::new("openssl")
+        .args(["genpkey", "-algorithm", "ed25519", "-out"])
+        .arg(&key));
+    let public = ok(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key));
+    let policy = serde_json::json!({
+        "version": 1, "keys": { "me": public }, "rules": [{ "images": "hello:", "signed_by": ["me"] }],
+    });
+    std::fs::write(stand.path().join("data/signatures.json"), policy.to_string()).unwrap();
+    let complaint = fails(&mut stand.punnet(&["run", "--rm", "hello", "--once"]), 125);
+    assert!(complaint.contains("hello:latest may not run"), "{complaint}");
+    fails(&mut stand.punnet(&["create", "--name", "other", "hello"]), 125);
+    ok(stand.punnet(&["sign", "--key"]).arg(&key).arg("hello"));
+    ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
+    // The signature travels with the image.
+    let archive = stand.path().join("signed.tar");
+    ok(stand.punnet(&["save", "--output"]).arg(&archive).arg("hello"));
+    ok(&mut stand.punnet(&["rmi", "hello"]));
+    ok(&mut stand.punnet(&["prune"]));
+    ok(stand.punnet(&["load"]).arg(&archive));
+    ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
+    // Under a name that no rule is for it does not run, and neither without one.
+    ok(&mut stand.punnet(&["tag", "hello", "else"]));
+    fails(&mut stand.punnet(&["run", "--rm", "else", "--once"]), 125);
+    let digest = ok(&mut stand.punnet(&["images", "--quiet"]));
+    fails(
+        &mut stand.punnet(&["run", "--rm", digest.lines().next().unwrap(), "--once"]),
+        125,
+    );
 }

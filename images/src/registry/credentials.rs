@@ -5,9 +5,9 @@
 //! ```
 //! Programs that keep passwords for Docker (`credsStore`, `credHelpers`) are not run; where one would be needed that is said.
 
-use super::base64;
 use super::settings::DOCKER_HUB;
 use super::url::split_scheme;
+use crate::base64;
 use crate::{Error, Result, oci};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

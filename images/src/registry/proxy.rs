@@ -3,8 +3,8 @@
 //!
 //! <https://pkg.go.dev/golang.org/x/net/http/httpproxy>
 
-use super::base64;
 use super::url::{Origin, split_scheme};
+use crate::base64;
 use crate::{Error, Result};
 use std::net::IpAddr;
 

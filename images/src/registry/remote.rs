@@ -55,6 +55,11 @@ impl Remote {
         }
     }
 
+    /// False for a layout on a web server, whose index names all there is.
+    pub fn is_registry(&self) -> bool {
+        matches!(self.place, Place::Registry)
+    }
+
     /// Whom it asks.
     pub fn client(&self) -> &Client {
         &self.client

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -322,7 +322,16 @@ impl Unpacker {
                 Err(error) => return Err(Error::Stream(error)),
             };
             hasher.update(&buffer[..read]);
-            (&file).write_all(&buffer[..read]).map_err(failed)?;
+            // What is zero need not be written: a sparse file stays one, and flash is spared.
+            if buffer[..read].iter().all(|&byte| byte == 0) {
+                (&file).seek(SeekFrom::Current(read as i64)).map_err(failed)?;
+            } else {
+                (&file).write_all(&buffer[..read]).map_err(failed)?;
+            }
+        }
+        // A hole at the end is there only with this.
+        if (&file).stream_position().map_err(failed)? > file.metadata().map_err(failed)?.len() {
+            file.set_len(entry.size).map_err(failed)?;
         }
         metadata
             .apply(file.as_fd())

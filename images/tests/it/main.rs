@@ -6,6 +6,7 @@ mod export;
 mod flatten;
 mod registry;
 mod registry_server;
+mod signatures;
 mod store_crash;
 mod store_full;
 mod store_input;

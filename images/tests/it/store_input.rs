@@ -1,6 +1,6 @@
 //! The store against images that lie or attack: each is refused by name, nothing is written outside, and nothing of it stays.
 
-use crate::support::{bytes_below, chain};
+use crate::support::{bytes_below, chain, tool};
 use flate2::{Compression, write::GzEncoder};
 use punnet_images::oci::{self, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
 use punnet_images::{Digest, Error, Image, ImportOptions, Result, Source, Store};
@@ -444,4 +444,103 @@ fn paths_up_to_path_max_are_kept_and_longer_ones_refused_without_a_trace() {
         assert!(error.contains("4096 bytes"), "{error}");
         assert_nothing_stored(&made);
     }
+}
+
+#[test]
+fn sparse_files_keep_content_and_holes_in_every_form_of_gnu_tar() {
+    let folder = TempDir::new().unwrap();
+    let sparse = folder.path().join("sparse");
+    fs::create_dir(&sparse).unwrap();
+    let with_holes = |name: &str, size: u64, parts: &[u64]| {
+        let file = fs::File::create(sparse.join(name)).unwrap();
+        for &at in parts {
+            std::os::unix::fs::FileExt::write_all_at(&file, format!("data at {at}").as_bytes(), at).unwrap();
+        }
+        file.set_len(size).unwrap();
+    };
+    with_holes("hole-at-end", 3 << 20, &[0]);
+    with_holes("hole-first", (3 << 20) + 5, &[2 << 20]);
+    with_holes("all-hole", 1 << 20, &[]);
+    // More parts than a header has room for.
+    with_holes(
+        "many",
+        20 << 20,
+        &(0..60).map(|part| part * 300_000).collect::<Vec<_>>(),
+    );
+    fs::write(sparse.join("plain"), "x").unwrap();
+    for form in [
+        &["--format=gnu"][..],
+        &["--format=pax", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse-version=1.0"],
+    ] {
+        let tar = folder.path().join("tar").display().to_string();
+        let words = [
+            "--create",
+            "--sparse",
+            "--numeric-owner",
+            "--file",
+            &tar,
+            "--directory",
+        ];
+        tool("tar", &[form, &words, &[sparse.to_str().unwrap(), "."]].concat()).unwrap();
+        let layer = fs::read(&tar).unwrap();
+        assert!(layer.len() < 4 << 20, "{form:?}: tar has written the holes");
+        let mut made = Made::new(&[layer]);
+        let store = made.store();
+        let image = import(&store, &made.source()).unwrap();
+        assert_eq!(store.verify(&image).unwrap(), [], "{form:?}");
+        let (want, have) = (bytes_below(&sparse), bytes_below(&image.rootfs()));
+        assert_eq!(
+            have.keys().collect::<Vec<_>>(),
+            want.keys().collect::<Vec<_>>(),
+            "{form:?}"
+        );
+        assert!(have == want, "{form:?}: content differs");
+        let blocks: u64 = want
+            .keys()
+            .map(|name| fs::metadata(image.rootfs().join(name)).unwrap().blocks())
+            .sum();
+        assert!(
+            blocks * 512 < 8 << 20,
+            "{form:?}: {blocks} blocks are on the disk"
+        );
+    }
+}
+
+#[test]
+fn maps_of_sparse_files_that_lie_are_refused() {
+    let sparse = |map: &str, size: &str, data: &[u8]| {
+        let records = [
+            ("GNU.sparse.map", map),
+            ("GNU.sparse.size", size),
+            ("GNU.sparse.name", "a"),
+        ];
+        pax(&records, entry(b'0', "a", "", data))
+    };
+    let good = sparse("0,2,8,2", "10", b"abcd");
+    let mut made = Made::new(&[good]);
+    let image = import(&made.store(), &made.source()).unwrap();
+    assert_eq!(fs::read(image.rootfs().join("a")).unwrap(), b"ab\0\0\0\0\0\0cd");
+    for (map, size) in [
+        ("0,2,8,2", "9"),
+        ("8,2,0,2", "10"),
+        ("0,4,2,2", "10"),
+        ("0,2,8,3", "11"),
+        ("0,2", "10"),
+        ("0,18446744073709551615", "10"),
+        ("18446744073709551615,4", "10"),
+        ("x", "10"),
+        ("0,4", "99999999999999999999"),
+    ] {
+        let mut made = Made::new(&[sparse(map, size, b"abcd")]);
+        let error = chain(&made.import().expect_err(map));
+        assert!(error.contains("sparse"), "{map} {size}: {error}");
+        assert_nothing_stored(&made);
+    }
+    // Eight exbibytes in a kibibyte.
+    let mut made = Made::new(&[sparse("0,4", "9223372036854775807", b"abcd")]);
+    let error = chain(&made.import().expect_err("it is too large"));
+    assert!(error.contains("limit"), "{error}");
+    assert_nothing_stored(&made);
 }

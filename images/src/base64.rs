@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648, the standard alphabet): `user:password` in headers and in Docker's config.json. Two small functions weigh less than a crate.
+//! Base64 (RFC 4648, the standard alphabet): logins in headers and in Docker's config.json, keys and signatures. Two small functions weigh less than a crate.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,0 +1,59 @@
+//! sign: puts the signature of a key on an image. docs/signatures.md
+
+use std::process::ExitCode;
+
+use punnet_images::signature::SigningKey;
+use punnet_images::signature::policy::Policy;
+use punnet_images::{Image, Reference};
+
+use super::images::store;
+use super::{Given, Verb, Words, valued};
+use crate::container::file;
+use crate::error::CliError;
+use crate::roots::Roots;
+
+/// `punnet sign IMAGE`
+pub const SIGN: Verb = Verb {
+    name: "sign",
+    summary: "Sign an image",
+    synopsis: "--key FILE IMAGE",
+    details: "FILE is an Ed25519 key in PKCS#8: that of the fleet controller, or what `openssl genpkey -algorithm ed25519` writes. The signature is kept with the image\n\
+              and travels with it in OCI archives and layouts, as cosign's do. Which images need which key is said in signatures.json in the data root.",
+    flags: &[valued("key", "FILE", "The private key").or('k')],
+    words: Words::Between(1, 1),
+    act: sign,
+};
+
+fn sign(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+    let path = given
+        .one("key")
+        .ok_or_else(|| CliError::Usage("punnet sign needs --key FILE".into()))?;
+    let bytes = std::fs::read(path).map_err(file("cannot read", path.as_ref()))?;
+    let key = SigningKey::parse(&bytes)?;
+    let store = store(roots)?;
+    let image = store.get(given.text(0)?)?;
+    let name = name_of(&image, given.text(0)?);
+    let name = name.map_or_else(String::new, |name| name.name());
+    store.sign(&image, key.sign(&image.manifest, &name))?;
+    println!("{}", image.manifest);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses an image that the policy of this device does not let run.
+pub fn check(roots: &Roots, image: &Image, asked: &str) -> Result<(), CliError> {
+    let Some(policy) = Policy::read(&roots.data()?)? else {
+        return Ok(());
+    };
+    let name = name_of(image, asked);
+    Ok(policy.check(
+        name.as_ref(),
+        &image.manifest,
+        &store(roots)?.evidence(&image.manifest)?,
+    )?)
+}
+
+/// The name it was asked for by, when it is one of its own and not a digest.
+fn name_of(image: &Image, asked: &str) -> Option<Reference> {
+    let asked = asked.parse::<Reference>().ok()?;
+    image.references.contains(&asked).then_some(asked)
+}
