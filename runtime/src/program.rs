@@ -75,6 +75,11 @@ pub(crate) fn find(args: &[CString], env: &[CString]) -> Result<Program> {
     Err(not_executable(&shown, "more than 5 interpreters of interpreters"))
 }
 
+/// Docker looks for "permission denied" in these letters, and ends with 126 then.
+fn denied(program: &str, errno: Errno) -> Error {
+    not_executable(program, errno.desc().to_lowercase())
+}
+
 fn not_executable(program: &str, why: impl Into<String>) -> Error {
     Error::ProgramNotExecutable {
         program: program.to_owned(),
@@ -111,35 +116,35 @@ fn search(name: &[u8], env: &[CString], shown: &str) -> Result<PathBuf> {
 
 /// Follows links by hand, so that the last step is never one.
 fn open(path: &Path, args: Vec<CString>, shown: &str) -> Result<Program> {
-    let denied = |errno: Errno| match errno {
+    let missing = |errno: Errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::ProgramNotFound(shown.to_owned()),
-        errno => not_executable(shown, errno.desc()),
+        errno => denied(shown, errno),
     };
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         let Some(name) = path.file_name() else {
-            return Err(not_executable(shown, "is a directory"));
+            return Err(not_executable(shown, "is a directory: permission denied"));
         };
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let directory = open_plain(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(denied)?;
+        let directory = open_plain(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(missing)?;
         match readlinkat(&directory, name) {
             Ok(target) => path = parent.join(target),
             Err(Errno::EINVAL) => return check(directory, name, args, shown),
-            Err(errno) => return Err(denied(errno)),
+            Err(errno) => return Err(missing(errno)),
         }
     }
-    Err(denied(Errno::ELOOP))
+    Err(missing(Errno::ELOOP))
 }
 
 fn check(directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> Result<Program> {
-    let denied = |errno: Errno| not_executable(shown, errno.desc());
+    let denied = |errno: Errno| denied(shown, errno);
     let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(denied)?;
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFREG => {}
-        SFlag::S_IFDIR => return Err(not_executable(shown, "is a directory")),
+        SFlag::S_IFDIR => return Err(not_executable(shown, "is a directory: permission denied")),
         _ => return Err(not_executable(shown, "is not a regular file")),
     }
     faccessat(&directory, name, AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(denied)?;
@@ -206,7 +211,7 @@ impl Program {
                 "the dynamic loader it names is not in the container",
             )),
             Err(errno @ (Errno::EACCES | Errno::EPERM | Errno::ETXTBSY | Errno::EISDIR | Errno::ELIBBAD)) => {
-                Err(not_executable(&self.shown, errno.desc()))
+                Err(denied(&self.shown, errno))
             }
             result => result.os("execute", &self.shown),
         }

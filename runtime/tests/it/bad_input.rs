@@ -302,7 +302,7 @@ fn programs_that_cannot_be_executed_say_why() {
             ["neither a program nor a script", ""],
         ),
         (Vec::new(), 0o755, 126, ["is empty", ""]),
-        (b"#!/bin/sh\n".to_vec(), 0o644, 126, ["Permission denied", ""]),
+        (b"#!/bin/sh\n".to_vec(), 0o644, 126, ["permission denied", ""]),
         (
             b"#!/no/such\n".to_vec(),
             0o755,

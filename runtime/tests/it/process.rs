@@ -205,7 +205,7 @@ fn path_is_searched_and_failures_have_their_own_codes() {
     for (program, expected, word) in [
         ("nope", 127, "not found"),
         ("/bin/nope", 127, "not found"),
-        ("plain", 126, "Permission denied"),
+        ("plain", 126, "permission denied"),
         ("/bin/dir", 126, "directory"),
     ] {
         let answer = code(&[program]);
