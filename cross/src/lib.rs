@@ -9,6 +9,7 @@ pub mod cross;
 pub mod demo;
 pub mod docs;
 pub mod emulator;
+pub mod engines;
 pub mod fuzz;
 pub mod image;
 mod initramfs;

@@ -11,13 +11,14 @@
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `powercut` | cuts the power of a disk that the store works on, a thousand times | powercut.rs |
+//! | `engines` | podman, docker and containerd on our runtime, in the virtual machine | engines.rs |
 //! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
 //! | `bench` | speed and memory beside the peers that are installed | bench.rs |
 
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, boot, cross, demo, docs, fuzz, image, powercut, process, size, test, vm};
+use xtask::{bench, boot, cross, demo, docs, engines, fuzz, image, powercut, process, size, test, vm};
 
 #[derive(Parser)]
 #[command(
@@ -54,6 +55,8 @@ enum Command {
     /// What `powercut --vm` runs in the virtual machine
     #[command(hide = true)]
     PowercutInside(powercut::InsideOptions),
+    /// Let podman, docker and containerd use our runtime, in the virtual machine
+    Engines(engines::Options),
     /// Measure speed and memory beside the peers that are installed
     Bench(bench::Options),
 }
@@ -73,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Vm(options) => vm::run_command(&options),
         Command::Powercut(options) => powercut::run_command(&options),
         Command::PowercutInside(options) => powercut::run_inside(&options),
+        Command::Engines(options) => engines::run_all(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }
