@@ -73,6 +73,14 @@ pub enum CliError {
         /// Of how many.
         all: usize,
     },
+    /// A signal came while a step of a build ran.
+    #[error("interrupted by {0}; the step was ended")]
+    Interrupted(&'static str),
+    /// A step's root file system cannot be mounted.
+    #[error(
+        "RUN needs overlayfs, and there is no other way to do it here (is the kernel's overlay module there? can the data root's file system hold its upper directory?)"
+    )]
+    NoOverlay(#[source] Box<CliError>),
     /// From the image half.
     #[cfg(feature = "images")]
     #[error(transparent)]

@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("openssl", "openssl"),
     ("podman", "podman"),
+    ("buildah", "buildah"),
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),

@@ -236,6 +236,17 @@ pub enum Error {
     Run(String),
 }
 
+/// An error and its causes as one sentence, for where they have to be text.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl Error {
     /// Wraps an I/O error with what was done and to which file; a full disk becomes its own variant.
     pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::decompress::decompressed;
-use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, to_json};
+use crate::oci::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, media_type, to_json};
 pub use crate::source::GZIP_MAGIC;
 use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 
@@ -134,9 +134,14 @@ fn write_layout(images: &[Part<'_>], out: &mut Out) -> Result<()> {
     let mut blobs = BTreeMap::new();
     for &(source, manifest, references) in images {
         entries.extend(named_entries(manifest, references));
-        let (document, _) = source.read_manifest(manifest)?;
-        for blob in [manifest, &document.config].into_iter().chain(&document.layers) {
-            blobs.entry(blob.digest).or_insert_with(|| (source, blob.clone()));
+        blobs
+            .entry(manifest.digest)
+            .or_insert_with(|| (source, manifest.clone()));
+        for manifest in manifests_of(source, manifest)? {
+            let (document, _) = source.read_manifest(&manifest)?;
+            for blob in [&manifest, &document.config].into_iter().chain(&document.layers) {
+                blobs.entry(blob.digest).or_insert_with(|| (source, blob.clone()));
+            }
         }
     }
     out.add_bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -148,6 +153,14 @@ fn write_layout(images: &[Part<'_>], out: &mut Out) -> Result<()> {
         expect(content, digest, &format!("blob {digest}"))?;
     }
     Ok(())
+}
+
+/// The manifest itself, or those of an index.
+fn manifests_of(source: &Source, image: &Descriptor) -> Result<Vec<Descriptor>> {
+    if !media_type::is_index(&image.media_type) {
+        return Ok(vec![image.clone()]);
+    }
+    Ok(Index::from_json(&source.document(image)?)?.manifests)
 }
 
 /// One entry of the index for each name, one without when there is none.

@@ -32,7 +32,7 @@ pub mod bundle;
 pub mod users;
 
 pub use digest::{Digest, HashingReader, HashingWriter};
-pub use error::{Error, Result};
+pub use error::{Error, Result, chain};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use source::{Blob, NamedImage, Source};

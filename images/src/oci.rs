@@ -45,6 +45,16 @@ pub mod media_type {
     /// Docker zstd layer.
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 
+    /// The OCI name of the same kind of layer.
+    pub fn oci_layer(text: &str) -> &str {
+        match text {
+            DOCKER_LAYER => LAYER,
+            DOCKER_LAYER_GZIP => LAYER_GZIP,
+            DOCKER_LAYER_ZSTD => LAYER_ZSTD,
+            other => other,
+        }
+    }
+
     /// Whether it names a manifest.
     pub fn is_manifest(text: &str) -> bool {
         matches!(text, MANIFEST | DOCKER_MANIFEST)
@@ -347,6 +357,43 @@ pub struct ContainerConfig {
     /// Signal that asks the program to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How to see whether it is well; Docker's addition to the specification, as are the two below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What runs commands in shell form in builds on this image; `/bin/sh -c` when empty.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
+    /// Instructions for builds on this image.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
+}
+
+/// Docker's health check: times in nanoseconds, 0 for the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `NONE`; `CMD` and words; or `CMD-SHELL` and a line.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// Between two checks.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// For one check.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// After the start, in which failures do not count.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// Between two checks in that time.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// Failures in a row that make it unhealthy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// `{}`.
@@ -405,6 +452,11 @@ fn check_schema(what: &str, version: u32) -> Result<()> {
         what,
         format!("schema version {version} is not 2"),
     ))
+}
+
+/// Whether an image may have so many layers.
+pub(crate) fn check_layers(count: usize) -> Result<()> {
+    check_count("layers", count, LAYERS_MAX)
 }
 
 fn check_count(what: &str, count: usize, max: usize) -> Result<()> {

@@ -27,7 +27,7 @@ mod flatten;
 mod object;
 mod repair;
 mod staging;
-mod tree;
+pub(crate) mod tree;
 mod unpack;
 mod usage;
 mod verify;
@@ -46,6 +46,7 @@ use crate::{Digest, Error, HashingReader, Reference, Result, Source};
 use unpack::Unpacker;
 
 pub use flatten::TreeArchive;
+pub(crate) use object::{Metadata, read_xattrs};
 pub use repair::Repaired;
 pub use staging::Staging;
 pub use tree::remove as remove_tree;

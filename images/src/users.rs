@@ -48,23 +48,30 @@ impl Users {
             let how = OpenHow::new()
                 .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
                 .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-            let file = match openat2(&root, name, how) {
-                Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
-                other => File::from(other.map_err(Error::at("open", name))?),
-            };
-            if !file.metadata().map_err(Error::at("look at", name))?.is_file() {
-                return Ok(String::new());
+            match openat2(&root, name, how) {
+                Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(String::new()),
+                other => Self::read_file(File::from(other.map_err(Error::at("open", name))?)),
             }
-            let mut bytes = Vec::new();
-            file.take(FILE_BYTES_MAX)
-                .read_to_end(&mut bytes)
-                .map_err(Error::at("read", name))?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        Ok(Self {
-            passwd: read("etc/passwd")?,
-            group: read("etc/group")?,
-        })
+        Ok(Self::of(read("etc/passwd")?, read("etc/group")?))
+    }
+
+    /// The texts of the two files.
+    pub(crate) fn of(passwd: String, group: String) -> Self {
+        Self { passwd, group }
+    }
+
+    /// Reads one of the two, as far as it is looked at; what is no regular file is empty.
+    pub(crate) fn read_file(file: File) -> Result<String> {
+        let failed = |error| Error::io("read", "etc/passwd or etc/group", error);
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// `USER[:GROUP]`, names or numbers; empty is root. A number needs no entry, a name does.

@@ -1,49 +1,16 @@
-//! build, images, tag, rmi, prune: what is done with images.
+//! images, tag, rmi, prune: what is done with images.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use punnet_images::build::{self, BuildOptions};
-use punnet_images::export::{self, Format};
-use punnet_images::{Image, ImportOptions, Platform, Reference, Source, Store, platform};
+use punnet_images::export::Format;
+use punnet_images::{Image, Platform, Reference, Store};
 use serde::Serialize;
 
-use super::{ANY, Given, JSON, Verb, Words, flag, valued};
+use super::{ANY, Given, JSON, Verb, Words, flag};
 use crate::container::Folders;
 use crate::error::{CliError, print_chain};
 use crate::roots::Roots;
-
-/// `punnet build CONTEXT`
-pub const BUILD: Verb = Verb {
-    name: "build",
-    summary: "Build an image from a Containerfile",
-    synopsis: "[--tag NAME] [--file FILE] [--output PATH] [--platform OS/ARCH[/VARIANT]] [--build-arg NAME=VALUE]... [--label NAME=VALUE]... CONTEXT",
-    details: "FROM scratch with ADD, ARG, CMD, COPY, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR. The same inputs give the same\n\
-              digest; SOURCE_DATE_EPOCH sets every time in the image (1970 otherwise). Prints the manifest's digest. With --output the image is written as\n\
-              an OCI archive as well, or as an OCI layout directory when PATH ends in '/'.",
-    flags: &[
-        valued(
-            "tag",
-            "NAME",
-            "Name in the store; without it and without --output the image has only its digest",
-        )
-        .or('t'),
-        valued(
-            "file",
-            "FILE",
-            "The Containerfile [CONTEXT/Containerfile, CONTEXT/Dockerfile]",
-        )
-        .or('f'),
-        valued("output", "PATH", "Write the image there too").or('o'),
-        valued("platform", "PLATFORM", "What the image is for [this board]"),
-        valued("build-arg", "NAME=VALUE", "Value of an ARG"),
-        valued("label", "NAME=VALUE", "A label over those of the Containerfile"),
-        JSON,
-    ],
-    words: Words::Between(1, 1),
-    act: build,
-};
 
 /// `punnet images`
 pub const IMAGES: Verb = Verb {
@@ -86,16 +53,21 @@ pub const RMI: Verb = Verb {
 /// `punnet prune`
 pub const PRUNE: Verb = Verb {
     name: "prune",
-    summary: "Remove images without a name and files no image needs",
+    summary: "Remove images without a name, files no image needs, and remembered build steps",
     synopsis: "[--json]",
-    details: "Images that a container was made from stay.",
+    details: "Images that a container was made from stay. While a build is running, the steps of builds stay.",
     flags: &[JSON],
     words: Words::Between(0, 0),
     act: |roots, given| {
         let used = manifests_in_use(roots)?;
         let pruned = store(roots)?.prune(|digest| used.contains(&digest.to_string()))?;
+        let steps = super::build::prune(roots)?;
         if given.has("json") {
-            print_json(&pruned);
+            let steps = steps.unwrap_or_default();
+            print_json(&serde_json::json!({
+                "images": pruned.images, "objects": pruned.objects, "bytes": pruned.bytes,
+                "build_steps": steps.steps, "build_bytes": steps.bytes
+            }));
         } else {
             println!(
                 "removed {} images, {} files, {} KiB",
@@ -103,6 +75,15 @@ pub const PRUNE: Verb = Verb {
                 pruned.objects,
                 pruned.bytes.div_ceil(1024)
             );
+            match steps {
+                Some(steps) if steps.steps == 0 => {}
+                Some(steps) => println!(
+                    "removed {} build steps, {} KiB",
+                    steps.steps,
+                    steps.bytes.div_ceil(1024)
+                ),
+                None => println!("kept the build steps: a build is running"),
+            }
         }
         Ok(ExitCode::SUCCESS)
     },
@@ -113,58 +94,6 @@ pub fn store(roots: &Roots) -> Result<Store, CliError> {
     let data = roots.data()?;
     let has_policy = data.join(punnet_images::signature::policy::FILE_NAME).exists();
     Ok(Store::open(data.join("store"))?.asking_for_signatures(has_policy))
-}
-
-fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
-    let store = store(roots)?;
-    let reference = given.one("tag").map(str::parse::<Reference>).transpose()?;
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let bad_epoch = || CliError::Usage("SOURCE_DATE_EPOCH is not a number of seconds".into());
-    let options = BuildOptions {
-        context: PathBuf::from(&given.words()[0]),
-        containerfile: given.one("file").map(PathBuf::from),
-        build_args: pairs(&given, "build-arg")?,
-        labels: pairs(&given, "label")?,
-        platform: platform_option(&given)?,
-        reference: reference.clone(),
-        source_date_epoch: epoch
-            .map(|text| text.parse().map_err(|_| bad_epoch()))
-            .transpose()?,
-    };
-    // The layout is made in the store: on the same disk, and gone with this value or, when this process is killed, with the next that opens the store.
-    let scratch = store.scratch()?;
-    let built = build::build(&options, scratch.path())?;
-    let source = Source::open(scratch.path())?;
-    if let Some(output) = given.one("output") {
-        export::write(
-            &source,
-            &built.manifest,
-            reference.as_ref(),
-            format_of(&given, output)?,
-            Path::new(output),
-        )?;
-    }
-    if given.one("output").is_none() || reference.is_some() {
-        // An image for another board may be built here and is stored like any other: it is only running it that needs the CPU.
-        let platform = options.platform.clone().unwrap_or_else(platform::host);
-        let mut import = ImportOptions {
-            name: None,
-            platform,
-            reference: reference.clone(),
-            expect: Some(built.manifest.digest),
-            keep_blobs: true,
-            progress: &mut |_| {},
-        };
-        store.import(&source, &mut import)?;
-    }
-    if given.has("json") {
-        print_json(
-            &serde_json::json!({ "manifest": built.manifest.digest, "reference": reference.map(|name| name.to_string()) }),
-        );
-    } else {
-        println!("{}", built.manifest.digest);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What `images` and `load` print of an image under one of its names.
@@ -265,7 +194,8 @@ pub fn platform_option(given: &Given) -> Result<Option<Platform>, CliError> {
     Ok(given.one("platform").map(str::parse::<Platform>).transpose()?)
 }
 
-fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
+/// `NAME=VALUE` options.
+pub fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')

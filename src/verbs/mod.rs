@@ -4,6 +4,8 @@ mod agent;
 #[cfg(feature = "images")]
 mod archives;
 #[cfg(feature = "images")]
+mod build;
+#[cfg(feature = "images")]
 mod containers;
 #[cfg(feature = "images")]
 mod doctor;
@@ -125,7 +127,7 @@ pub const VERBS: &[Verb] = &[
     #[cfg(feature = "images")]
     run::EXEC,
     #[cfg(feature = "images")]
-    images::BUILD,
+    build::BUILD,
     #[cfg(feature = "images")]
     images::IMAGES,
     #[cfg(feature = "images")]

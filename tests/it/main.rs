@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bad_messages;
+mod build;
 mod doctor;
 mod fleet;
 mod registry;

@@ -251,7 +251,7 @@ fn a_full_disk_stops_a_build_and_leaves_the_images_that_were_there() {
     let context = stand.path().join("hello");
     // More than any disk's reserve: the limit of a file's size stands for the full disk's error on every machine (setrlimit(2), EFBIG).
     let mut command = Command::new("sh");
-    let punnet = stand.punnet(&["build", "--tag", "second"]);
+    let punnet = stand.punnet(&["build", "--quiet", "--no-cache", "--tag", "second"]);
     command.args(["-c", "ulimit -f 100; trap '' XFSZ; exec \"$@\"", "sh"]);
     command
         .arg(punnet.get_program())

@@ -3,12 +3,33 @@
 /// Bytes of an expanded word: as long as one argument of execve(2) may be.
 const WORD_BYTES_MAX: usize = 128 * 1024;
 
+/// Bytes of an expanded here-document: some times a whole Containerfile.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
 /// `${a:-${b:-...}}` deeper than this is a mistake.
 const DEPTH_MAX: usize = 8;
 
 /// Expands one word. Names without a value are empty.
 pub fn expand(word: &str, escape: char, value: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    expand_inner(word, escape, value, 0)
+    expand_inner(word, escape, value, 0, Quotes::Mean)
+}
+
+/// Expands a text in which quotes are quotes: a here-document.
+pub fn expand_text(
+    text: &str,
+    escape: char,
+    value: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, String> {
+    expand_inner(text, escape, value, 0, Quotes::Stand)
+}
+
+/// What quotes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    /// They keep what is in them together, and go.
+    Mean,
+    /// Characters like others; then the escape character takes the meaning from `$` and itself only.
+    Stand,
 }
 
 fn expand_inner(
@@ -16,7 +37,13 @@ fn expand_inner(
     escape: char,
     value: &dyn Fn(&str) -> Option<String>,
     depth: usize,
+    quotes: Quotes,
 ) -> Result<String, String> {
+    let bytes_max = match quotes {
+        Quotes::Mean => WORD_BYTES_MAX,
+        Quotes::Stand => TEXT_BYTES_MAX,
+    };
+    let stand = quotes == Quotes::Stand;
     if depth > DEPTH_MAX {
         return Err("variables are nested too deep".into());
     }
@@ -28,12 +55,16 @@ fn expand_inner(
         match (character, quote) {
             ('\'', Some('\'')) | ('"', Some('"')) => quote = None,
             (_, Some('\'')) => out.push(character),
-            ('\'' | '"', None) => quote = Some(character),
+            ('\'' | '"', None) if !stand => quote = Some(character),
             (character, _) if character == escape => {
                 let Some(next) = rest.chars().next() else { break };
                 rest = &rest[next.len_utf8()..];
                 // Within double quotes it takes the meaning only from what has one there.
-                if quote == Some('"') && !matches!(next, '"' | '$') && next != escape {
+                let keeps = match quote {
+                    Some(_) => !matches!(next, '"' | '$') && next != escape,
+                    None => stand && next != '$' && next != escape,
+                };
+                if keeps {
                     out.push(escape);
                 }
                 out.push(next);
@@ -45,8 +76,8 @@ fn expand_inner(
             }
             _ => out.push(character),
         }
-        if out.len() > WORD_BYTES_MAX {
-            return Err(format!("it expands to more than {WORD_BYTES_MAX} bytes"));
+        if out.len() > bytes_max {
+            return Err(format!("it expands to more than {bytes_max} bytes"));
         }
     }
     match quote {
@@ -84,7 +115,7 @@ fn variable<'a>(
     let text = match form {
         "" => known.unwrap_or_default(),
         form => {
-            let other = |from: usize| expand_inner(&form[from..], escape, value, depth + 1);
+            let other = |from: usize| expand_inner(&form[from..], escape, value, depth + 1, Quotes::Mean);
             match (form.get(..2), form.get(..1), known) {
                 (Some(":-"), _, Some(known)) if !known.is_empty() => known,
                 (Some(":-"), ..) => other(2)?,
@@ -94,9 +125,13 @@ fn variable<'a>(
                 (_, Some("-"), None) => other(1)?,
                 (_, Some("+"), Some(_)) => other(1)?,
                 (_, Some("+"), None) => String::new(),
+                (Some(":?"), _, Some(known)) if !known.is_empty() => known,
+                (_, Some("?"), Some(known)) => known,
+                (Some(":?"), ..) => return Err(format!("{name} is not set: {}", other(2)?)),
+                (_, Some("?"), None) => return Err(format!("{name} is not set: {}", other(1)?)),
                 _ => {
                     return Err(format!(
-                        "`${{{inside}}}` is not understood: ${{v}}, ${{v:-x}} and ${{v:+x}} are"
+                        "`${{{inside}}}` is not understood: ${{v}}, ${{v:-x}}, ${{v:+x}} and ${{v:?x}} are"
                     ));
                 }
             }
@@ -153,6 +188,8 @@ mod tests {
             ("\"a\\nb\"", "a\\nb"),
             ("$", "$"),
             ("1$2", "1"),
+            ("${A:?x}", "alpha"),
+            ("${EMPTY?x}", ""),
         ];
         for (word, want) in cases {
             assert_eq!(expand(word, '\\', &value).as_deref(), Ok(want), "{word}");
@@ -161,9 +198,28 @@ mod tests {
 
     #[test]
     fn what_is_not_closed_or_not_understood_is_an_error() {
-        for word in ["${A", "\"x", "'x", "${}", "${A:?x}", "${:-x}"] {
+        for word in [
+            "${A",
+            "\"x",
+            "'x",
+            "${}",
+            "${A#x}",
+            "${:-x}",
+            "${N:?x}",
+            "${EMPTY:?x}",
+            "${N?x}",
+        ] {
             assert!(expand(word, '\\', &value).is_err(), "{word}");
         }
+    }
+
+    #[test]
+    fn quotes_stand_in_a_text() {
+        let text = "it's \"$A\"\n\\$A \\n ${N:-'d'}\n";
+        assert_eq!(
+            expand_text(text, '\\', &value).as_deref(),
+            Ok("it's \"alpha\"\n$A \\n d\n")
+        );
     }
 
     #[test]

@@ -161,7 +161,8 @@ fn is_kept(name: &[u8], root: bool) -> bool {
         || (root && name == b"security.capability")
 }
 
-fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// The attributes that are kept, in order of name.
+pub fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let names_bytes = match punnet_sys::flistxattr(file, &mut []) {
         // A file system without attributes has none.
         Ok(0) | Err(nix::errno::Errno::EOPNOTSUPP) => return Ok(Vec::new()),

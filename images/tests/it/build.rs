@@ -183,7 +183,7 @@ fn every_instruction_reaches_the_configuration() {
     let mut options = bench.options();
     options.build_args = vec![("WHO".into(), "you".into())];
     options.labels = vec![("from".into(), "outside".into())];
-    options.platform = Some("linux/arm/v6".parse().unwrap());
+    options.platforms = vec!["linux/arm/v6".parse().unwrap()];
     let image = bench.build_file(text, &options).unwrap();
     let config = &image.config.config;
     assert_eq!(config.env, ["GREETING=hi you", "PATH=/"]);
@@ -257,18 +257,16 @@ fn an_argument_before_from_is_taken_up_by_name() {
 
 #[test]
 fn what_is_not_supported_is_named_with_its_place() {
-    let bench = Bench::new(&[("a", "x"), ("t.tar.gz", "\u{1f}")]);
-    fs::write(bench.context().join("t.tar.gz"), b"\x1f\x8b\x08\x00").unwrap();
+    let bench = Bench::new(&[("a", "x")]);
+    fs::write(bench.context().join("t.tar.xz"), b"\xfd7zXZ\0\0").unwrap();
     for (text, part) in [
-        ("FROM scratch\nRUN make\n", ":2:1: RUN"),
-        ("FROM busybox\n", ":1:1: FROM busybox"),
-        ("FROM scratch\nFROM scratch\n", ":2:1: a second FROM"),
-        ("FROM scratch\n\n  HEALTHCHECK CMD x\n", ":3:3: HEALTHCHECK"),
+        ("FROM busybox\n", ":1:1: no image `busybox:latest`"),
+        ("FROM scratch\n\n  HEALTHCHECK x\n", ":3:15: HEALTHCHECK"),
         ("FROM scratch\nONBUILD COPY a b\n", ":2:1: ONBUILD"),
         ("FROM scratch\nCPOY a b\n", ":2:1: \"CPOY\""),
-        ("FROM scratch\nCOPY --link a /b\n", ":2:6: --link"),
-        ("FROM scratch\nCOPY --from=x a /b\n", ":2:6: --from"),
-        ("FROM scratch\nADD t.tar.gz /\n", ":2:1: ADD of the archive"),
+        ("FROM scratch\nCOPY --links a /b\n", ":2:6: --links"),
+        ("FROM scratch\nCOPY --from=x a /b\n", ":2:1: no image `x:latest`"),
+        ("FROM scratch\nADD t.tar.xz /\n", ":2:1: ADD of \"t.tar.xz\""),
         ("COPY a /b\n", ":1:1: the first instruction is FROM"),
         ("# nothing\n", "there is no FROM"),
         ("FROM scratch\nENV A=\"x\n", ":2:1: a quote"),

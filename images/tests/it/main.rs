@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
 mod build;
+mod build_stages;
 mod export;
 mod flatten;
 mod registry;

@@ -5,13 +5,13 @@
 //! first of them, before the second, and so on: every state of the disk that the program can leave behind is looked at once.
 
 use crate::store_input::{Made, entry, file, import_as};
-use crate::support::{bytes_below, facts_below, noise_text, tool};
+use crate::support::{Hands, bytes_below, facts_below, noise_text, tool};
 use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use punnet_images::build::{self, BuildOptions};
+use punnet_images::build::{self, BuildOptions, BuildPlace};
 use punnet_images::{ImportOptions, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,20 +54,25 @@ fn build(store: &Store, folder: &Path) {
     let scratch = store.scratch().unwrap();
     let options = BuildOptions {
         context: folder.join("context"),
-        platform: Some("linux/amd64".parse().unwrap()),
+        platforms: vec!["linux/amd64".parse().unwrap()],
         ..BuildOptions::default()
     };
-    let built = build::build(&options, scratch.path()).unwrap();
+    let place = BuildPlace {
+        scratch: scratch.path().into(),
+        cache: None,
+    };
+    let mut hands = Hands::of(&folder.join("store"));
+    let built = build::build(&options, &place, &mut hands).unwrap();
     let mut options = ImportOptions {
         name: None,
         platform: "linux/amd64".parse().unwrap(),
         reference: Some("built".parse().unwrap()),
-        expect: Some(built.manifest.digest),
+        expect: Some(built.image.digest),
         keep_blobs: true,
         progress: &mut |_| {},
     };
     store
-        .import(&Source::open(scratch.path()).unwrap(), &mut options)
+        .import(&Source::open(place.layout()).unwrap(), &mut options)
         .unwrap();
 }
 

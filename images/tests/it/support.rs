@@ -1,8 +1,9 @@
 //! A context to build from, and ways to look at what came out.
 
-use punnet_images::build::{self, BuildOptions};
+use punnet_images::build::{self, BuildOptions, BuildPlace, Event, Ran, RunStep, Worker};
+pub use punnet_images::chain;
 use punnet_images::oci::{Descriptor, ImageConfig, Manifest};
-use punnet_images::{Error, Platform, Source};
+use punnet_images::{Error, Image, Platform, Reference, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -14,12 +15,45 @@ use tempfile::TempDir;
 /// A folder with `context/`, in which a build is tried.
 pub struct Bench {
     pub folder: TempDir,
+    /// Steps are remembered.
+    pub caches: bool,
+}
+
+/// Has a store, and executes nothing.
+pub struct Hands {
+    store: PathBuf,
+    pub cached: usize,
+}
+
+impl Hands {
+    /// With the store there.
+    pub fn of(store: &Path) -> Self {
+        Self {
+            store: store.into(),
+            cached: 0,
+        }
+    }
+}
+
+impl Worker for Hands {
+    fn image(&mut self, name: &Reference, _: &Platform) -> Result<Image, Error> {
+        Store::open(&self.store)?.get(&name.to_string())
+    }
+
+    fn run(&mut self, step: &RunStep) -> Result<Ran, Error> {
+        panic!("nothing is executed here: {step:?}");
+    }
+
+    fn tell(&mut self, event: Event<'_>) {
+        self.cached += usize::from(event == Event::Cached);
+    }
 }
 
 /// A finished build.
 pub struct BuiltImage {
     pub layout: PathBuf,
     pub descriptor: Descriptor,
+    pub manifests: Vec<Descriptor>,
     pub source: Source,
     pub manifest: Manifest,
     pub config: ImageConfig,
@@ -40,6 +74,7 @@ impl Bench {
     pub fn new(files: &[(&str, &str)]) -> Self {
         let bench = Self {
             folder: TempDir::new().unwrap(),
+            caches: false,
         };
         fs::create_dir(bench.context()).unwrap();
         for (name, content) in files {
@@ -67,7 +102,7 @@ impl Bench {
     pub fn options(&self) -> BuildOptions {
         BuildOptions {
             context: self.context(),
-            platform: Some("linux/amd64".parse::<Platform>().unwrap()),
+            platforms: vec!["linux/amd64".parse::<Platform>().unwrap()],
             ..BuildOptions::default()
         }
     }
@@ -85,17 +120,23 @@ impl Bench {
             containerfile: Some(file),
             ..options.clone()
         };
-        let layout = tempfile::Builder::new()
-            .prefix("layout")
+        let scratch = tempfile::Builder::new()
+            .prefix("scratch")
             .tempdir_in(self.folder.path())
             .unwrap()
             .keep();
-        let built = build::build(&options, &layout)?;
-        let source = Source::open(&layout)?;
-        let (manifest, config) = source.read_manifest(&built.manifest)?;
+        let place = BuildPlace {
+            scratch,
+            cache: self.caches.then(|| self.path("cache")),
+        };
+        let mut hands = Hands::of(&self.path("store"));
+        let built = build::build(&options, &place, &mut hands)?;
+        let source = Source::open(place.layout())?;
+        let (manifest, config) = source.read_manifest(&built.manifests[0])?;
         Ok(BuiltImage {
-            layout,
-            descriptor: built.manifest,
+            layout: place.layout(),
+            descriptor: built.image,
+            manifests: built.manifests,
             source,
             manifest,
             config,
@@ -120,8 +161,9 @@ impl BuiltImage {
             let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(blob));
             for entry in archive.entries().unwrap() {
                 let mut entry = entry.unwrap();
-                let mut data = String::new();
-                entry.read_to_string(&mut data).unwrap();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                let mut data = String::from_utf8_lossy(&bytes).into_owned();
                 if let Some(target) = entry.link_name().unwrap() {
                     data = target.display().to_string();
                 }
@@ -227,17 +269,6 @@ fn xattrs_of(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect();
     all.sort();
     all
-}
-
-/// An error and its causes in one line, as a user sees them.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Runs a tool that must succeed; `None`, and a line that says so, when this machine lacks it.
