@@ -20,7 +20,15 @@ use std::path::Path;
 pub(crate) struct Sources {
     root: OwnedFd,
     /// One per mount of the plan; `None` for those that are not binds.
-    binds: Vec<Option<OwnedFd>>,
+    binds: Vec<Option<Bind>>,
+}
+
+/// What a bind mount shows.
+enum Bind {
+    /// A mount that is not attached yet.
+    Made(OwnedFd),
+    /// A place of the host: the mount is made when its turn comes, because Linux 6.8 and later list mounts in the order in which they are made.
+    Place(OwnedFd),
 }
 
 fn c_string(text: impl AsRef<[u8]>) -> Result<CString> {
@@ -67,25 +75,24 @@ fn open_idmapped(mount: &MountPlan) -> Result<Option<OwnedFd>> {
 
 /// Clones every part of the host that the container gets, as detached mounts.
 pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> {
-    let open = |mount: &MountPlan, made: Option<&OwnedFd>| match made {
-        Some(made) => made
-            .try_clone()
-            .map(Some)
-            .os("use the mount for", mount.destination.display()),
-        None => open_bind(mount),
+    let reuse = |mount: &MountPlan, made: &OwnedFd| {
+        made.try_clone()
+            .os("use the mount for", mount.destination.display())
     };
-    let binds = plan
-        .mounts
-        .iter()
-        .enumerate()
-        .map(|(index, mount)| open(mount, idmapped.mounts.get(index).and_then(Option::as_ref)))
-        .collect::<Result<Vec<_>>>()?;
-    let root = match &plan.root.mount {
-        Some(mount) => match open(mount, idmapped.root.as_ref())? {
+    let open = |(index, mount): (usize, &MountPlan)| match idmapped.mounts.get(index) {
+        Some(Some(made)) => reuse(mount, made).map(Bind::Made).map(Some),
+        // Once ours are separated from the host's mounts, it is too late to share with those.
+        _ if plan.root.is_shared() && mount.is_shared() => Ok(open_bind(mount)?.map(Bind::Made)),
+        _ => Ok(open_place(mount)?.map(Bind::Place)),
+    };
+    let binds = plan.mounts.iter().enumerate().map(open).collect::<Result<_>>()?;
+    let root = match (&plan.root.mount, &idmapped.root) {
+        (Some(mount), Some(made)) => reuse(mount, made)?,
+        (Some(mount), None) => match open_bind(mount)? {
             Some(bind) => bind,
             None => new_mount(mount)?,
         },
-        None => {
+        (None, _) => {
             let path = &plan.root.path;
             let source = open_plain(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
                 .os("open the root file system", path.display())?;
@@ -98,31 +105,35 @@ pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> 
     Ok(Sources { root, binds })
 }
 
-fn open_bind(mount: &MountPlan) -> Result<Option<OwnedFd>> {
-    let MountSource::Bind { path, recursive } = &mount.source else {
+/// Links of the host are the host's business, even magic ones: the path is the administrator's.
+fn open_place(mount: &MountPlan) -> Result<Option<OwnedFd>> {
+    let MountSource::Bind { path, .. } = &mount.source else {
         return Ok(None);
     };
-    // Links of the host are the host's business, even magic ones: the path is the administrator's.
-    let clone = punnet_sys::open_tree_clone(AT_FDCWD, &c_string(path.as_os_str().as_bytes())?, *recursive)
-        .os(
-            if *recursive {
-                "bind with all below it"
-            } else {
-                "bind"
-            },
-            path.display(),
-        )?;
-    let shared = punnet_sys::propagation::SHARED;
-    if !mount
-        .propagation
-        .iter()
-        .any(|propagation| propagation.kind == shared)
-    {
-        // What is mounted inside must not appear outside, unless asked for.
-        make_slave(clone.as_fd()).os("separate the bind mount of", path.display())?;
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let place = nix::fcntl::open(path, flags, Mode::empty()).os("bind", path.display())?;
+    Ok(Some(place))
+}
+
+fn open_bind(mount: &MountPlan) -> Result<Option<OwnedFd>> {
+    match open_place(mount)? {
+        Some(place) => make_bind(mount, &place).map(Some),
+        None => Ok(None),
     }
-    set_attributes(&clone, mount).os("set the options of the bind mount of", path.display())?;
-    Ok(Some(clone))
+}
+
+/// A mount of its own of a place, with its options.
+fn make_bind(mount: &MountPlan, place: &OwnedFd) -> Result<OwnedFd> {
+    let shown = &mount.destination.display();
+    let recursive = matches!(mount.source, MountSource::Bind { recursive: true, .. });
+    let clone =
+        punnet_sys::open_tree_clone(place.as_fd(), c"", recursive).os("make the bind mount for", shown)?;
+    if !mount.is_shared() {
+        // What is mounted inside must not appear outside, unless asked for.
+        make_slave(clone.as_fd()).os("separate the bind mount for", shown)?;
+    }
+    set_attributes(&clone, mount).os("set the options of the bind mount for", shown)?;
+    Ok(clone)
 }
 
 fn make_slave(mount: BorrowedFd<'_>) -> nix::Result<()> {
@@ -248,7 +259,11 @@ impl Sources {
         for (mount, bind) in plan.mounts.iter().zip(&self.binds) {
             let made;
             let fd = match bind {
-                Some(bind) => bind,
+                Some(Bind::Made(bind)) => bind,
+                Some(Bind::Place(place)) => {
+                    made = make_bind(mount, place)?;
+                    &made
+                }
                 None => {
                     made = match &mount.source {
                         MountSource::Cgroup => cgroup_mount(mount, plan, cgroup)?,

@@ -85,6 +85,13 @@ impl MountPlan {
         matches!(self.source, MountSource::Bind { .. })
     }
 
+    /// Whether what is mounted below it is to appear elsewhere.
+    pub fn is_shared(&self) -> bool {
+        self.propagation
+            .iter()
+            .any(|asked| asked.kind == propagation::SHARED)
+    }
+
     /// Type of the new file system, if it is one.
     pub fn new_kind(&self) -> Option<&str> {
         match &self.source {

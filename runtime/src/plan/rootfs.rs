@@ -19,6 +19,15 @@ pub struct RootPlan {
     pub propagation: Option<Propagation>,
 }
 
+impl RootPlan {
+    /// Whether mounts of the container may appear on the host: engines say so where they share a volume's mounts.
+    pub fn is_shared(&self) -> bool {
+        self.propagation
+            .as_ref()
+            .is_some_and(|asked| asked.kind == punnet_sys::propagation::SHARED)
+    }
+}
+
 /// What mknod(2) makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {

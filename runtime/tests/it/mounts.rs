@@ -1,7 +1,7 @@
 //! Mount options: recursive ones, propagation, id-mapped mounts, tmpfs with the image's content.
 
 use crate::bundle::{Answer, Bundle, bind, only_punnet};
-use punnet_spec::{IdMapping, Mount, Namespace};
+use punnet_spec::{Capabilities, Hook, Hooks, IdMapping, Mount, Namespace};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 
@@ -259,4 +259,69 @@ fn a_tmpfs_may_begin_with_the_images_content() {
         "{answer:?}"
     );
     assert!(answer.err.contains("/fixed/x: Read-only"), "{answer:?}");
+}
+
+#[test]
+fn mounts_are_listed_in_the_order_of_config_json() {
+    let outer = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::sh("cat /proc/self/mountinfo");
+    for (index, kind) in ["tmpfs", "bind", "tmpfs", "shared", "tmpfs"].iter().enumerate() {
+        let place = format!("/place{index}");
+        bundle.spec.mounts.push(match *kind {
+            "tmpfs" => Mount {
+                destination: place,
+                kind: "tmpfs".into(),
+                source: "tmpfs".into(),
+                ..Mount::default()
+            },
+            "shared" => bind(outer.path(), &place, &["shared"]),
+            _ => bind(outer.path(), &place, &[]),
+        });
+    }
+    let text = bundle.output();
+    let places = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let places: Vec<&str> = places.filter(|place| place.starts_with("/place")).collect();
+    assert_eq!(
+        places,
+        ["/place0", "/place1", "/place2", "/place3", "/place4"],
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_mounted_in_a_shared_volume_appears_outside_when_the_root_is_shared_too() {
+    let outer = tempfile::tempdir().unwrap();
+    let seen = tempfile::NamedTempFile::new().unwrap();
+    for (propagation, count) in [("rshared", "1\n"), ("rslave", "0\n")] {
+        let mut bundle = Bundle::sh("mkdir -p /vol/inner && mount -t tmpfs inner /vol/inner");
+        bundle.process().capabilities = Some(Capabilities::of_root(&["CAP_SYS_ADMIN"]));
+        bundle.linux().rootfs_propagation = propagation.into();
+        bundle
+            .spec
+            .mounts
+            .push(bind(outer.path(), "/vol", &["rbind", "rshared"]));
+        // A poststop hook runs in the runtime's mount namespace, when the container's is gone.
+        let script = format!(
+            "grep -c '{}/inner' /proc/self/mountinfo > {}",
+            outer.path().display(),
+            seen.path().display()
+        );
+        bundle.spec.hooks = Some(Hooks {
+            poststop: vec![Hook {
+                path: "/bin/sh".into(),
+                args: vec!["sh".into(), "-c".into(), format!("{script} || true")],
+                env: vec!["PATH=/bin:/usr/bin".into()],
+                ..Hook::default()
+            }],
+            ..Hooks::default()
+        });
+        let path = outer.path().display();
+        let answer = bundle.run_after(&format!("mount --bind {path} {path}; mount --make-shared {path}"));
+        assert_eq!(answer.code, 0, "{answer:?}");
+        assert_eq!(
+            std::fs::read_to_string(seen.path()).unwrap(),
+            count,
+            "{propagation}: {answer:?}"
+        );
+    }
 }
