@@ -105,6 +105,10 @@ fn mount_options() -> Vec<String> {
         })
     }));
     all.retain(|word| takes(|spec| spec.mounts.push(mount(word))));
+    // These need maps besides.
+    if takes(idmap) {
+        all.extend(["idmap", "ridmap"].map(str::to_owned));
+    }
     all.sort_unstable();
     all.dedup();
     all

@@ -16,19 +16,14 @@ fn ip(words: &[&str]) -> bool {
 struct Device(String);
 
 impl Device {
+    /// One letter a device: the kernel takes its time to remove those of a container that has ended.
     fn new(letter: char) -> Self {
         let device = Self(format!("pn{letter}{}", std::process::id()));
-        device.make();
+        let (name, other) = (device.0.as_str(), format!("{}x", device.0));
+        assert!(ip(&["link", "add", name, "type", "veth", "peer", "name", &other]));
+        assert!(ip(&["addr", "add", "192.0.2.7/24", "dev", name]));
+        assert!(ip(&["addr", "add", "2001:db8::7/64", "dev", name]));
         device
-    }
-
-    fn make(&self) {
-        let other = format!("{}x", self.0);
-        assert!(ip(&[
-            "link", "add", &self.0, "type", "veth", "peer", "name", &other
-        ]));
-        assert!(ip(&["addr", "add", "192.0.2.7/24", "dev", &self.0]));
-        assert!(ip(&["addr", "add", "2001:db8::7/64", "dev", &self.0]));
     }
 
     fn is_on_the_host(&self) -> bool {
@@ -57,11 +52,8 @@ fn a_network_device_moves_with_its_addresses_and_is_on() {
         // The field is younger than the references.
         return;
     }
-    let device = Device::new('a');
-    for (name, expected) in [("lan0", "lan0"), ("wan%d", "wan0")] {
-        if !device.is_on_the_host() {
-            device.make();
-        }
+    for (letter, name, expected) in [('a', "lan0", "lan0"), ('e', "wan%d", "wan0")] {
+        let device = Device::new(letter);
         let script = format!("ip addr show dev {expected}; ip route");
         let text = moving(&script, &device, name).output();
         for word in ["UP", "192.0.2.7/24", "2001:db8::7/64", "192.0.2.0/24 dev"] {
