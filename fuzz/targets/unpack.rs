@@ -15,10 +15,18 @@ fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let ram = Path::new("/dev/shm");
-        let parent = if ram.is_dir() { ram.to_owned() } else { std::env::temp_dir() };
+        let parent = if ram.is_dir() {
+            ram.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
         let folder = parent.join(format!("punnet-fuzz-unpack-{}", std::process::id()));
         fs::create_dir_all(folder.join("layout/blobs/sha256")).expect("a folder in RAM");
-        fs::write(folder.join("layout/oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#).expect("a file in RAM");
+        fs::write(
+            folder.join("layout/oci-layout"),
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        )
+        .expect("a file in RAM");
         folder
     })
 }
@@ -46,7 +54,10 @@ fn source(layers: &[&[u8]]) -> Source {
         schema_version: 2,
         media_type: media_type::MANIFEST.into(),
         config: blob(media_type::CONFIG, &to_json(&config)),
-        layers: layers.iter().map(|layer| blob(media_type::LAYER, layer)).collect(),
+        layers: layers
+            .iter()
+            .map(|layer| blob(media_type::LAYER, layer))
+            .collect(),
         annotations: Default::default(),
     };
     let index = Index::of(vec![blob(media_type::MANIFEST, &to_json(&manifest))]);
@@ -56,11 +67,17 @@ fn source(layers: &[&[u8]]) -> Source {
 
 fuzz_target!(|bytes: &[u8]| {
     // Blocks of two layers, when the first byte says so.
-    let Some((&kind, archive)) = bytes.split_first() else { return };
+    let Some((&kind, archive)) = bytes.split_first() else {
+        return;
+    };
     let middle = archive.len() / 1024 * 512;
     let (first, second) = archive.split_at(if kind & 1 == 0 { archive.len() } else { middle });
-    let layers: Vec<&[u8]> = [first, second].into_iter().filter(|layer| !layer.is_empty()).collect();
-    let store = Store::open(folder().join("store")).expect("a store of ours opens, whatever was tried before");
+    let layers: Vec<&[u8]> = [first, second]
+        .into_iter()
+        .filter(|layer| !layer.is_empty())
+        .collect();
+    let store =
+        Store::open(folder().join("store")).expect("a store of ours opens, whatever was tried before");
     let source = source(&layers);
     let mut options = ImportOptions {
         name: None,
@@ -79,7 +96,9 @@ fuzz_target!(|bytes: &[u8]| {
         store.remove("app").expect("it can be removed");
     }
     assert!(store.list().expect("it can be listed").is_empty());
-    let left: Vec<_> = fs::read_dir(folder().join("store/staging")).expect("it is there").collect();
+    let left: Vec<_> = fs::read_dir(folder().join("store/staging"))
+        .expect("it is there")
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     let beside = fs::read_dir(folder()).expect("it is there").count();
     assert_eq!(beside, 2, "something was written outside of the store");

@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/
 //!   version                    "punnet-store 1"
-//!   lock                       held shared by whoever adds, exclusively by whoever removes objects (flock(2): it dies with its holder)
+//!   lock                       held shared by whoever adds or names, exclusively by whoever removes objects (flock(2): it dies with its holder)
 //!   objects/<2 hex>/<62 hex>   each regular file of any image once: SHA-256 of its metadata and content (object.rs)
 //!   images/<manifest hex>/     whole or not there: renamed into place after everything in it is on the disk
 //!     rootfs/                  all layers applied; its regular files are hard links to objects
@@ -12,7 +12,7 @@
 //!     links                    names of files that are hard links of each other in the image, NUL after each
 //!     summary.json             sizes, for `images`
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export
-//!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has
+//!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has; the folder is locked by who changes names
 //!   signatures/<manifest hex>  what shows where an image comes from (signature.rs); only when there is something
 //!   staging/<name>/            being made or removed; <name>.lock beside it is held by who does
 //! ```
@@ -34,7 +34,7 @@ mod verify;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -229,10 +229,7 @@ impl Store {
                 self.asks_for_signatures,
             )?;
             self.add_evidence(&descriptor.digest, &evidence)?;
-            if let Some(reference) = &options.reference {
-                self.write_reference(reference, &descriptor.digest)?;
-            }
-            match self.load(&descriptor.digest) {
+            match self.name(&descriptor.digest, options.reference.as_ref()) {
                 // Somebody removed it just now.
                 Err(Error::NotFound { .. }) => {}
                 other => return other,
@@ -341,11 +338,14 @@ impl Store {
 
     /// All images, in order of their names; those without one last.
     pub fn list(&self) -> Result<Vec<Image>> {
-        let mut images = self
-            .digests()?
-            .iter()
-            .map(|digest| self.load(digest))
-            .collect::<Result<Vec<_>>>()?;
+        let mut images = Vec::new();
+        for digest in self.digests()? {
+            match self.load(&digest) {
+                // Somebody removes it just now.
+                Err(Error::NotFound { .. }) => {}
+                other => images.push(other?),
+            }
+        }
         images.sort_by(|a, b| {
             (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references))
         });
@@ -355,54 +355,66 @@ impl Store {
     /// Gives an image one more name, which another image may lose by that.
     pub fn tag(&self, image: &Image, reference: &Reference) -> Result<()> {
         let _lock = self.lock_to_add()?;
-        // Not when it is being removed: a name would be left that names nothing.
-        self.load(&image.manifest)?;
-        self.write_reference(reference, &image.manifest)
+        self.name(&image.manifest, Some(reference)).map(drop)
+    }
+
+    /// Gives an image that is there a name; one that is being removed does not get one any more.
+    fn name(&self, manifest: &Digest, reference: Option<&Reference>) -> Result<Image> {
+        let _names = self.lock_names()?;
+        if let Some(reference) = reference.filter(|_| self.folder(manifest).is_dir()) {
+            self.write_reference(reference, manifest)?;
+        }
+        self.load(manifest)
+    }
+
+    /// Whoever changes names does it alone: what has only this name and what is removed with it are one decision.
+    fn lock_names(&self) -> Result<Flock<File>> {
+        let folder = self.root.join("refs");
+        let file = File::open(&folder).map_err(Error::at("open", &folder))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::io("lock", &folder, errno))
     }
 
     /// Removes a name, and the image with its last name. Returns the image when it is gone.
     pub fn remove(&self, name: &str) -> Result<Option<Digest>> {
         let lock = self.lock_to_add()?;
-        let image = self.get(name)?;
-        let by_name = name
-            .parse::<Reference>()
-            .ok()
-            .filter(|reference| image.references.contains(reference));
-        match by_name {
-            Some(reference) => {
-                let path = self.reference_path(&reference);
-                fs::remove_file(&path).map_err(Error::at("remove", &path))?;
-                sync_folder(&self.root.join("refs"))?;
-                if image.references.len() > 1 {
-                    return Ok(None);
-                }
-            }
-            None if image.references.len() > 1 => {
-                let candidates = image
-                    .references
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                return Err(Error::Ambiguous {
-                    name: name.into(),
-                    candidates,
-                });
-            }
-            None => {
-                for reference in &image.references {
-                    let path = self.reference_path(reference);
-                    fs::remove_file(&path).map_err(Error::at("remove", &path))?;
-                }
-            }
-        }
-        self.remove_image(&image.manifest)?;
+        let Some((manifest, removed)) = self.take_away_named(name)? else {
+            return Ok(None);
+        };
+        removed.remove()?;
         drop(lock);
         // Only with nobody adding: an object with one link may be on its way into a new image.
         if let Ok(_lock) = self.lock(FlockArg::LockExclusiveNonblock) {
             self.remove_garbage()?;
         }
-        Ok(Some(image.manifest))
+        Ok(Some(manifest))
+    }
+
+    /// Removes a name; when it was the last one the image is out of sight too, and its remains are returned.
+    fn take_away_named(&self, name: &str) -> Result<Option<(Digest, Staging)>> {
+        let _names = self.lock_names()?;
+        let image = self.get(name)?;
+        let asked = name.parse::<Reference>().ok();
+        let by_name = asked.filter(|reference| image.references.contains(reference));
+        if by_name.is_none() && image.references.len() > 1 {
+            let names: Vec<_> = image.references.iter().map(ToString::to_string).collect();
+            return Err(Error::Ambiguous {
+                name: name.into(),
+                candidates: names.join(", "),
+            });
+        }
+        for reference in image
+            .references
+            .iter()
+            .filter(|other| by_name.as_ref().is_none_or(|name| name == *other))
+        {
+            let path = self.reference_path(reference);
+            fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+        }
+        sync_folder(&self.root.join("refs"))?;
+        if image.references.len() > 1 {
+            return Ok(None);
+        }
+        Ok(Some((image.manifest, self.take_away(&image.manifest)?)))
     }
 
     /// Removes images without a name that nobody says are in use, and files that no image has.
@@ -416,7 +428,7 @@ impl Store {
             .iter()
             .filter(|image| image.references.is_empty() && !in_use(&image.manifest))
         {
-            self.remove_image(&image.manifest)?;
+            self.take_away(&image.manifest)?.remove()?;
             images += 1;
         }
         self.remove_unused_evidence()?;
@@ -428,16 +440,28 @@ impl Store {
 
     /// Reads every file of an image and returns what is not as it was stored.
     pub fn verify(&self, image: &Image) -> Result<Vec<Problem>> {
-        verify::verify(&image.folder)
+        let inode = || fs::metadata(&image.folder).map(|found| found.ino()).ok();
+        loop {
+            let before = inode();
+            let problems = verify::verify(&image.folder);
+            let is_whole = problems.as_ref().is_ok_and(Vec::is_empty);
+            match inode() {
+                // What is being removed is not damaged.
+                None if !is_whole => return Err(self.not_found(&image.manifest.to_string())),
+                // It was removed and has come back.
+                after if !is_whole && after != before => {}
+                _ => return problems,
+            }
+        }
     }
 
     /// Takes the image out of sight at once; its files follow, after a power cut when the store is opened next.
-    fn remove_image(&self, digest: &Digest) -> Result<()> {
+    fn take_away(&self, digest: &Digest) -> Result<Staging> {
         let staging = Staging::make(&self.root.join("staging"))?;
         let place = self.folder(digest);
         fs::rename(&place, staging.path().join("removed")).map_err(Error::at("remove", &place))?;
         sync_folder(&self.root.join("images"))?;
-        staging.remove()
+        Ok(staging)
     }
 
     /// Files that somebody was writing when it was interrupted, and names of images that are gone.
@@ -463,7 +487,6 @@ impl Store {
     }
 
     fn remove_garbage(&self) -> Result<Pruned> {
-        use std::os::unix::fs::MetadataExt;
         let mut pruned = Pruned::default();
         for fan in entries(&self.root.join("objects"))? {
             for object in entries(&fan)? {
@@ -484,7 +507,12 @@ impl Store {
             return Err(self.not_found(&digest.to_string()));
         }
         let summary = folder.join("summary.json");
-        let bytes = fs::read(&summary).map_err(Error::at("read", &summary))?;
+        let bytes = match fs::read(&summary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_dir() => {
+                return Err(self.not_found(&digest.to_string()));
+            }
+            other => other.map_err(Error::at("read", &summary))?,
+        };
         let summary = crate::oci::parse("summary.json", &bytes)?;
         let mut references = Vec::new();
         for path in entries(&self.root.join("refs"))? {

@@ -401,7 +401,8 @@ impl Unpacker {
                 "it is a hard link to `{}`, which is a directory",
                 target()
             ))),
-            other => other.map_err(missing),
+            Err(Errno::ENOENT) => Err(missing(Errno::ENOENT)),
+            other => other.map_err(Error::at("create", parent.join(name))),
         }?;
         self.keep_link([&parent.join(name), &target_parent.join(&last)])
     }

@@ -5,14 +5,14 @@
 //! first of them, before the second, and so on: every state of the disk that the program can leave behind is looked at once.
 
 use crate::store_input::{Made, entry, file, import_as};
-use crate::support::{Hands, bytes_below, facts_below, noise_text, tool};
+use crate::support::{Hands, bytes_below, chain, facts_below, noise_text, tool};
 use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use punnet_images::build::{self, BuildOptions, BuildPlace};
-use punnet_images::{ImportOptions, Source, Store};
+use punnet_images::{Error, ImportOptions, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -46,8 +46,76 @@ fn act(action: &str, folder: &Path) {
             let mut fetch = |layer: &_| Ok(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>);
             store.repair(&image, &problems, &mut fetch).unwrap();
         }
-        other => panic!("nobody can {other}"),
+        other => match other.split_once(' ') {
+            Some(("churn", seed)) => churn(&store, folder, seed.parse().unwrap()),
+            Some(("measure", layout)) => measure(&store, &source(layout)),
+            _ => panic!("nobody can {other}"),
+        },
     }
+}
+
+/// Steps of each process that works on a store together with others.
+const CHURN_STEPS: u32 = 25;
+
+/// Does one thing after another, as others do at the same time, and looks at what it gets.
+fn churn(store: &Store, folder: &Path, seed: u64) {
+    let mut state = seed;
+    for _ in 0..CHURN_STEPS {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let name = format!("name-{}", state >> 40 & 1);
+        let layout = if state >> 41 & 1 == 0 { "new" } else { "old" };
+        match state >> 33 & 7 {
+            0..=2 => {
+                let source = Source::open(folder.join(layout)).unwrap();
+                let image = import_as(store, &source, &name).unwrap();
+                assert!(not_gone(store.verify(&image)).unwrap_or_default().is_empty());
+            }
+            3 => drop(not_gone(store.remove(&name))),
+            4 => drop(store.prune(|_| false).unwrap()),
+            5 => drop(not_gone(
+                store.tag(&store.get("good").unwrap(), &name.parse().unwrap()),
+            )),
+            6 => drop(store.usage().map_err(|error| chain(&error))),
+            _ => {
+                for image in store.list().unwrap() {
+                    assert!(not_gone(store.verify(&image)).unwrap_or_default().is_empty());
+                }
+            }
+        }
+        let good = store.get("good").unwrap();
+        assert_eq!(store.verify(&good).unwrap(), []);
+    }
+}
+
+/// `None` when somebody else has removed what was asked for.
+fn not_gone<T>(result: punnet_images::Result<T>) -> Option<T> {
+    match result {
+        Err(Error::NotFound { .. }) => None,
+        other => Some(other.unwrap()),
+    }
+}
+
+/// Imports and prints how much memory that took beyond what was there, and what was written.
+fn measure(store: &Store, source: &Source) {
+    let number = |path: &str, key: &str| -> u64 {
+        let text = fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    // From now on the peak is counted anew (proc_pid_clear_refs(5)).
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    let (before, written) = (
+        number("/proc/self/status", "VmRSS:"),
+        number("/proc/self/io", "wchar:"),
+    );
+    import_as(store, source, "measured").unwrap();
+    let peak_kib = number("/proc/self/status", "VmHWM:") - before;
+    println!(
+        "\nmeasured {peak_kib} {}",
+        number("/proc/self/io", "wchar:") - written
+    );
 }
 
 fn build(store: &Store, folder: &Path) {
@@ -103,7 +171,7 @@ fn spawn(action: &str, folder: &Path) -> (Child, Pid) {
         .env(FOLDER, folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     let thread = lines
@@ -378,6 +446,83 @@ fn kill_everywhere(action: &str, damage: impl Fn(&Path)) -> u64 {
     }
     println!("{action}: killed before each of its {changes} changes");
     changes
+}
+
+#[test]
+fn many_processes_may_work_on_one_store() {
+    let folder = prepare();
+    let mut children: Vec<_> = (0..6)
+        .map(|seed| spawn(&format!("churn {seed}"), folder.path()).0)
+        .collect();
+    for child in &mut children {
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+    for (seed, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "process {seed}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let root = folder.path().join("store");
+    let store = Store::open(&root).unwrap();
+    for image in store.list().unwrap() {
+        assert_eq!(store.verify(&image).unwrap(), []);
+    }
+    store.prune(|_| false).unwrap();
+    assert_nothing_leaked(&root, "six processes");
+}
+
+/// KiB at most that an import may take beyond what the process has, whatever the image.
+const IMPORT_PEAK_KIB_MAX: u64 = 6 << 10;
+
+#[test]
+fn an_import_takes_little_memory_and_writes_the_files_once() {
+    let folder = prepare();
+    let many: Vec<u8> = (0..6000)
+        .flat_map(|number| {
+            file(
+                &format!("d{}/f{number}", number % 97),
+                &noise_text(number % 50, 1500),
+            )
+        })
+        .collect();
+    let large = file("large", &noise_text(3, 1 << 20).repeat(24));
+    for (name, layer) in [("many-files", many), ("one-file", large)] {
+        let mut made = Made::new(&[layer]);
+        let source = made.source();
+        tool(
+            "cp",
+            &[
+                "-a",
+                source.path().to_str().unwrap(),
+                folder.path().join(name).to_str().unwrap(),
+            ],
+        );
+        let (mut child, _) = spawn(&format!("measure {name}"), folder.path());
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("measured "))
+            .unwrap();
+        let (peak_kib, written) = line.split_once(' ').unwrap();
+        let (peak_kib, written): (u64, u64) = (peak_kib.parse().unwrap(), written.parse().unwrap());
+        let size = Store::open(folder.path().join("store"))
+            .unwrap()
+            .get("measured")
+            .unwrap()
+            .summary
+            .size_bytes;
+        println!("{name}: {size} bytes unpacked, {written} written, {peak_kib} KiB more at the peak");
+        assert!(peak_kib <= IMPORT_PEAK_KIB_MAX, "{name}: {peak_kib} KiB");
+        // The list of files is the rest: some hundred bytes each.
+        let list = if name == "many-files" { 6000 * 100 } else { 0 };
+        assert!(written <= size + size / 20 + list, "{name}: {written} for {size}");
+    }
 }
 
 #[test]

@@ -314,7 +314,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        tool("umount", &[self.0.to_str().unwrap()]);
+        // Lazily: a process that another test is just starting has our files until it is executed.
+        tool("umount", &["--lazy", self.0.to_str().unwrap()]);
     }
 }
 
