@@ -29,7 +29,7 @@ use punnet_runtime::{ContainerId, CreateOptions, Runtime};
 use punnet_spec::Spec;
 
 use super::containers::runtime;
-use super::{Given, JSON, Verb, Words, flag, images, valued};
+use super::{Given, JSON, Verb, Words, flag, images, registry, sign, valued};
 use crate::container::file;
 use crate::error::CliError;
 use crate::roots::Roots;
@@ -52,7 +52,7 @@ pub const BUILD: Verb = Verb {
     details: "The Containerfile is read as Docker reads a Dockerfile; docs/containerfile.md says what is supported and what differs. COPY takes files from CONTEXT, without\n\
               what its .dockerignore leaves out. RUN executes in a container of Punnet's own, with the rights that `punnet run` gives and, unless --network says\n\
               otherwise, on this device's network, since steps mostly fetch something. It needs overlayfs; as an ordinary user also user namespaces, and there\n\
-              root is the only user a step can be. Base images come from the store.\n\
+              root is the only user a step can be. Base images come from the store, and are fetched from their registries when it has none.\n\
               \n\
               Steps done before are not done again as long as nothing they depend on has changed; `punnet prune` forgets them. The same inputs give the same digest:\n\
               SOURCE_DATE_EPOCH sets every time in the image (1970 otherwise). What RUN does is the same only if its commands are.\n\
@@ -96,6 +96,9 @@ pub const BUILD: Verb = Verb {
         valued("target", "STAGE", "Build this stage and what it needs [the last]"),
         valued("network", "host|none", "What RUN can reach: all that this device can, or nothing [host]"),
         flag("no-cache", "Do every step again"),
+        registry::PULL_POLICY,
+        registry::CA,
+        registry::INSECURE,
         flag("quiet", "Only the digest; a step's output only when it fails").or('q'),
         JSON,
     ],
@@ -125,7 +128,7 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     };
     let mut hands = Hands {
         roots,
-        store: &store,
+        given: &given,
         work: &work,
         shown: Shown::of(&given),
         steps: 0,
@@ -347,20 +350,24 @@ impl Shown {
 /// What the builder needs done.
 struct Hands<'a> {
     roots: &'a Roots,
-    store: &'a Store,
+    given: &'a Given,
     work: &'a Work,
     shown: Shown,
     steps: u32,
 }
 
 impl Worker for Hands<'_> {
-    fn image(&mut self, name: &Reference, _: &Platform) -> punnet_images::Result<Image> {
-        match self.store.get(&name.to_string()) {
-            Err(Error::NotFound { .. }) => Err(Error::Run(format!(
-                "the store has no image {name}: take it in first (punnet import)"
-            ))),
-            other => other,
-        }
+    fn image(&mut self, name: &Reference, platform: &Platform) -> punnet_images::Result<Image> {
+        let image = registry::base_of_build(self.roots, self.given, name, platform);
+        // What a base has is executed by steps: who may not run it may not build on it.
+        let checked = image.and_then(|image| {
+            sign::check(self.roots, &image, &name.to_string())?;
+            Ok(image)
+        });
+        checked.map_err(|error| match error {
+            CliError::Images(error) => error,
+            other => Error::Run(chain(&other)),
+        })
     }
 
     fn run(&mut self, step: &RunStep) -> punnet_images::Result<Ran> {

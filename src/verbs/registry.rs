@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use punnet_images::oci::Descriptor;
 use punnet_images::registry::{self, DOCKER_HUB, Keyring, Options, Proxies, Sent, Settings, Top};
-use punnet_images::{Digest, Error, Image, ImportOptions, Reference, Source, platform};
+use punnet_images::{Digest, Error, Image, ImportOptions, Platform, Reference, Source, platform};
 
 use super::images::{platform_option, print_json, rows, store};
 use super::options::size_bytes;
@@ -21,12 +21,14 @@ use crate::roots::Roots;
 /// Bytes of a password on standard input: tokens take some KiB.
 const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
 
-const CA: Flag = valued(
+/// `--ca`
+pub const CA: Flag = valued(
     "ca",
     "FILE",
     "Trust these certificates (PEM) too, for a registry of your own",
 );
-const INSECURE: Flag = flag(
+/// `--insecure`
+pub const INSECURE: Flag = flag(
     "insecure",
     "Speak HTTP without TLS; only to loopback and private addresses",
 );
@@ -122,7 +124,7 @@ pub const LOGOUT: Verb = Verb {
     act: logout,
 };
 
-/// `--pull` of run and create.
+/// `--pull` of run, create and build.
 pub const PULL_POLICY: Flag = valued(
     "pull",
     "WHEN",
@@ -166,7 +168,44 @@ fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, C
         &settings(roots, given, reference.registry())?,
         &options(roots, given, shape)?,
     )?;
-    take_in(roots, given, &source, Some(reference.clone()), shape)
+    let platform = platform_option(given)?.unwrap_or_else(platform::host);
+    take_in(roots, &source, platform, Some(reference.clone()), shape)
+}
+
+/// The image that a build begins with, fetched as `--pull` says. One that is stored for another platform under this name keeps the name.
+pub fn base_of_build(
+    roots: &Roots,
+    given: &Given,
+    reference: &Reference,
+    wanted: &Platform,
+) -> Result<Image, CliError> {
+    let stored = store(roots)?.get(&reference.to_string());
+    let fits = |image: &Image| Ok::<_, Error>(wanted.fit(&image.config()?.platform(), true).is_some());
+    let (is_missing, is_other) = match &stored {
+        Ok(image) => (false, !fits(image)?),
+        Err(Error::NotFound { .. }) => (true, false),
+        Err(_) => (false, false),
+    };
+    let is_wanted = match given.one("pull") {
+        None | Some("missing") => is_missing || is_other,
+        Some("always") => true,
+        Some("never") => false,
+        Some(other) => {
+            let why = format!("--pull takes missing, always or never, not {other:?}");
+            return Err(CliError::Usage(why));
+        }
+    };
+    if !is_wanted {
+        return Ok(stored?);
+    }
+    let is_own = platform::host()
+        .fit(wanted, platform::host_runs_32bit_arm())
+        .is_some();
+    let shape = Shape::choose(false, given.has("quiet") || given.has("json"));
+    let settings = settings(roots, given, reference.registry())?;
+    let source = registry::open(reference, &settings, &options(roots, given, shape)?)?;
+    let name = (is_own || is_missing).then(|| reference.clone());
+    take_in(roots, &source, wanted.clone(), name, shape)
 }
 
 fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
@@ -190,7 +229,8 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         )?;
         (source, Some(tag.unwrap_or(reference)))
     };
-    let image = take_in(roots, &given, &source, reference, shape)?;
+    let platform = platform_option(&given)?.unwrap_or_else(platform::host);
+    let image = take_in(roots, &source, platform, reference, shape)?;
     if shape == Shape::Json {
         rows(&image).iter().for_each(print_json);
     } else {
@@ -201,8 +241,8 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
 
 fn take_in(
     roots: &Roots,
-    given: &Given,
     source: &Source,
+    platform: Platform,
     reference: Option<Reference>,
     shape: Shape,
 ) -> Result<Image, CliError> {
@@ -211,7 +251,7 @@ fn take_in(
     let mut progress = |progress| shown.show(progress);
     let mut import = ImportOptions {
         name: None,
-        platform: platform_option(given)?.unwrap_or_else(platform::host),
+        platform,
         reference,
         expect: None,
         keep_blobs: false,

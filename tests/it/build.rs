@@ -12,6 +12,7 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::registry_stand::{DockerRegistry, Door};
 use crate::support::{fails, ok, output};
 
 /// The beginning of a Containerfile whose image has a shell and its programs.
@@ -216,11 +217,47 @@ fn an_image_is_built_on_another_with_or_without_its_layers() {
     assert_eq!(paths_below(&other.rootfs(&digest)), paths_below(&root));
     let config: Value = serde_json::from_str(&ok(&mut other.punnet(&["inspect", "derived"]))).unwrap();
     assert!(config.to_string().contains("PATH=/bin"), "{config}");
-    let complaint = fails(&mut bench.build("FROM missing:2\n", &["--quiet"]), 1);
-    assert!(
-        complaint.contains(":1:1: the store has no image missing:2"),
-        "{complaint}"
-    );
+    let options = ["--quiet", "--pull", "never"];
+    let complaint = fails(&mut bench.build("FROM missing:2\n", &options), 1);
+    assert!(complaint.contains(":1:1: no image `missing:2`"), "{complaint}");
+}
+
+#[test]
+fn a_base_that_is_not_here_is_fetched_for_the_platform_that_is_built() {
+    let registry = DockerRegistry::start(Door::Open);
+    let bench = Bench::new();
+    let archive = bench.path("shell.oci.tar");
+    let name = format!("{}/shell:1", registry.address);
+    let own = punnet_images::platform::host();
+    let options = [
+        "--quiet",
+        &format!("--platform={own},linux/loong9"),
+        "--output",
+        archive.to_str().unwrap(),
+    ];
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY --chmod=755 busybox /bin/busybox\nENV FOR=$TARGETARCH\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n";
+    ok(&mut bench.build(text, &options));
+    ok(bench
+        .punnet(&["push", "--quiet", "--insecure", "--from"])
+        .arg(&archive)
+        .arg(&name));
+    let fresh = Bench::new();
+    let text = "ARG BASE\nFROM $BASE\nRUN echo $FOR > /for\n";
+    let base = format!("--build-arg=BASE={name}");
+    let digest = ok(&mut fresh.build(text, &["--quiet", "--insecure", &base]));
+    let built_for = fs::read_to_string(fresh.rootfs(&digest).join("for")).unwrap();
+    assert_eq!(built_for.trim(), own.architecture);
+    // The other platform's base is another image; the name stays with this board's.
+    let text = "ARG BASE\nFROM $BASE\nCOPY busybox /copy\n";
+    let options = ["--quiet", "--insecure", &base, "--platform=linux/loong9"];
+    let digest = ok(&mut fresh.build(text, &options));
+    let config = fs::read_to_string(fresh.rootfs(&digest).with_file_name("config.json")).unwrap();
+    assert!(config.contains("FOR=loong9"), "{config}");
+    let inspected = ok(&mut fresh.punnet(&["inspect", &name]));
+    assert!(inspected.contains(&own.architecture), "{inspected}");
+    let missing = format!("FROM {}/nothing\n", registry.address);
+    let complaint = fails(&mut fresh.build(&missing, &["--quiet", "--insecure"]), 1);
+    assert!(complaint.contains(":1:1:"), "{complaint}");
 }
 
 #[test]
