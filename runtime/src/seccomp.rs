@@ -404,23 +404,15 @@ fn compile_arch(arch: &Arch, rules: &[Rule<'_>], default: u32) -> Vec<SockFilter
     while let (Some(name), Some(number)) = (words.next(), words.next()) {
         table.push((name, number.parse::<u32>().unwrap_or(u32::MAX)));
     }
-    // (number, outcome) of every call that some rule names.
-    let mut calls: Vec<(u32, Outcome)> = Vec::new();
+    // What becomes of every call that some rule names.
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; table.len()];
     for (index, rule) in rules.iter().enumerate() {
         for name in rule.names {
             let Ok(found) = table.binary_search_by_key(&name.as_str(), |(name, _)| name) else {
                 continue;
             };
-            let number = table[found].1;
-            let call = match calls.binary_search_by_key(&number, |(number, _)| *number) {
-                Ok(at) => &mut calls[at].1,
-                Err(at) => {
-                    calls.insert(at, (number, Outcome::Plain(default)));
-                    &mut calls[at].1
-                }
-            };
-            let before = std::mem::replace(call, Outcome::Plain(default));
-            *call = match (before, rule.args.is_empty()) {
+            let before = outcomes[found].take().unwrap_or(Outcome::Plain(default));
+            outcomes[found] = Some(match (before, rule.args.is_empty()) {
                 (Outcome::Plain(_), true) => Outcome::Plain(rule.action),
                 (Outcome::Conditional(conditions, _), true) => Outcome::Conditional(conditions, rule.action),
                 (Outcome::Plain(plain), false) => Outcome::Conditional(vec![index], plain),
@@ -428,9 +420,14 @@ fn compile_arch(arch: &Arch, rules: &[Rule<'_>], default: u32) -> Vec<SockFilter
                     conditions.push(index);
                     Outcome::Conditional(conditions, plain)
                 }
-            };
+            });
         }
     }
+    let named = table.iter().zip(outcomes);
+    let mut calls: Vec<(u32, Outcome)> = named
+        .filter_map(|((_, number), outcome)| Some((*number, outcome?)))
+        .collect();
+    calls.sort_unstable_by_key(|(number, _)| *number);
     let ranges = ranges(calls, default);
     let mut block = vec![op(LOAD, NR)];
     #[cfg(any(target_arch = "x86_64", test))]

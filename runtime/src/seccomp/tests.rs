@@ -87,6 +87,8 @@ fn tables_are_sorted_and_pair_names_with_numbers() {
         let words: Vec<&str> = arch.table.split(' ').collect();
         let names: Vec<&str> = words.iter().step_by(2).copied().collect();
         assert!(names.is_sorted(), "{}", arch.name);
+        let numbers: std::collections::BTreeSet<&str> = words.iter().skip(1).step_by(2).copied().collect();
+        assert_eq!(numbers.len(), names.len(), "{}: two names of one call", arch.name);
         assert!(
             words
                 .iter()
