@@ -23,8 +23,10 @@ mod url;
 
 use crate::oci::{ANNOTATION_IMAGE_NAME, Descriptor, Index};
 use crate::source::check_layout;
+use crate::zstd::ZstdReader;
 use crate::{Digest, Error, Reference, Result, Source};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 
 pub use client::{Client, Notice, Options};
 pub use credentials::{Credentials, Found, Keyring};
@@ -144,4 +146,41 @@ pub fn registry_name(text: &str) -> &str {
         "index.docker.io" | "registry-1.docker.io" | "index.docker.io/v1" => DOCKER_HUB,
         name => name,
     }
+}
+
+/// Reads bytes as everything that a server sends: for the fuzz target, which cannot reach the parts.
+#[doc(hidden)]
+pub fn read_as_answer(bytes: &[u8]) {
+    const BYTES_MAX: u64 = 1 << 20;
+    let url = Url::parse("https://r.example/v2/a/manifests/b?c=d").expect("it is one");
+    let mut wire = http::Wire::new(Box::new(io::Cursor::new(bytes.to_vec())));
+    if let Ok(head) = wire.read_head() {
+        let challenges = challenge::parse(head.all("www-authenticate"));
+        drop(auth::plan(
+            &challenges,
+            &Found::Nothing,
+            "r.example",
+            &url.origin,
+            &[],
+        ));
+        for challenge in &challenges {
+            if let Some(realm) = challenge.parameter("realm").and_then(|realm| url.join(realm)) {
+                assert_eq!(
+                    Url::parse(&format!("{}{}", realm.origin, realm.target)),
+                    Some(realm)
+                );
+            }
+        }
+        drop(policy::next(&url, true, &head));
+        drop(remote::manifest_kind(&url, head.media_type(), bytes));
+        head.content_range();
+        if let Ok(body) = wire.into_body(&head, false) {
+            drop(io::copy(&mut body.take(BYTES_MAX), &mut io::sink()));
+        }
+    }
+    drop(auth::read_token(bytes));
+    drop(io::copy(
+        &mut ZstdReader::new(bytes).take(BYTES_MAX),
+        &mut io::sink(),
+    ));
 }

@@ -14,6 +14,7 @@
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export
 //!   refs/<reference>           names a manifest's digest; `/` is written `+`, which no reference has; the folder is locked by who changes names
 //!   signatures/<manifest hex>  what shows where an image comes from (signature.rs); only when there is something
+//!   partial/<name hex>/        only with `pull --keep-partial`: layers as they were transferred, until the image is whole
 //!   staging/<name>/            being made or removed; <name>.lock beside it is held by who does
 //! ```
 //! A layer is read once, from the source through decompression and hashing into the tree; nothing is copied in between. The link count
@@ -417,11 +418,23 @@ impl Store {
         Ok(Some((image.manifest, self.take_away(&image.manifest)?)))
     }
 
+    /// Where what was transferred of an image of this name is kept until it is whole.
+    pub fn partial(&self, name: &str) -> PathBuf {
+        let folder = Digest::of(name.as_bytes()).hex();
+        self.root.join("partial").join(folder)
+    }
+
+    /// Removes it: the image is whole, or what is there is of no use.
+    pub fn remove_partial(&self, name: &str) -> Result<()> {
+        remove_folder(&self.partial(name))
+    }
+
     /// Removes images without a name that nobody says are in use, and files that no image has.
     pub fn prune(&self, in_use: impl Fn(&Digest) -> bool) -> Result<Pruned> {
         let _lock = self.lock(FlockArg::LockExclusive)?;
         staging::remove_abandoned(&self.root.join("staging"))?;
         self.remove_unfinished()?;
+        remove_folder(&self.root.join("partial"))?;
         let mut images = 0;
         for image in self
             .list()?
@@ -694,6 +707,13 @@ fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, lay
         fs::write(&path, bytes).map_err(Error::at("write", &path))?;
     }
     Ok(())
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
 }
 
 /// The paths in a folder, in order.

@@ -37,7 +37,7 @@ pub const INSECURE: Flag = flag(
 pub const PULL: Verb = Verb {
     name: "pull",
     summary: "Fetch an image from a registry",
-    synopsis: "[--platform OS/ARCH[/VARIANT]] [--tag NAME] [--limit-rate BYTES] [--ca FILE] [--insecure] [--retries N] [--json | --quiet] REF|URL",
+    synopsis: "[--platform OS/ARCH[/VARIANT]] [--tag NAME] [--limit-rate BYTES] [--keep-partial] [--ca FILE] [--insecure] [--retries N] [--json | --quiet] REF|URL",
     details: "REF is [REGISTRY/]NAME[:TAG][@DIGEST] by Docker's rules: without a registry it is one of Docker Hub. URL is that of an OCI image layout\n\
               directory on a web server (http:// or https://, with index.json in it). Prints the manifest's digest.\n\
               An image for another CPU or system is refused before any layer is fetched. A transfer goes on at the byte where the link broke.\n\
@@ -55,6 +55,10 @@ pub const PULL: Verb = Verb {
             "limit-rate",
             "BYTES",
             "At most so many bytes of layers a second (k, m, g)",
+        ),
+        flag(
+            "keep-partial",
+            "Keep what has arrived until the image is whole: the next pull goes on at the byte, after a reboot too; layers are written twice",
         ),
         CA,
         INSECURE,
@@ -212,7 +216,11 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     let shape = Shape::choose(given.has("json"), given.has("quiet"));
     let text = given.text(0)?;
     let tag = given.one("tag").map(str::parse::<Reference>).transpose()?;
-    let options = options(roots, &given, shape)?;
+    let mut options = options(roots, &given, shape)?;
+    let store = store(roots)?;
+    if given.has("keep-partial") {
+        options.partial = Some(store.partial(text));
+    }
     let (source, reference) = if text.contains("://") {
         let settings = Settings::read(&settings_path(roots)?)?;
         let source = registry::open_layout(text, with_ca(settings, &given, host_of(text)), &options)?;
@@ -230,7 +238,12 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         (source, Some(tag.unwrap_or(reference)))
     };
     let platform = platform_option(&given)?.unwrap_or_else(platform::host);
-    let image = take_in(roots, &source, platform, reference, shape)?;
+    let image = take_in(roots, &source, platform, reference, shape);
+    // What may still be of use is kept; what is damaged is not, or it would be damaged for ever.
+    if !matches!(&image, Err(CliError::Images(error)) if error.is_temporary()) {
+        store.remove_partial(text)?;
+    }
+    let image = image?;
     if shape == Shape::Json {
         rows(&image).iter().for_each(print_json);
     } else {
@@ -432,6 +445,7 @@ fn options(roots: &Roots, given: &Given, shape: Shape) -> Result<Options, CliErr
         retries: given
             .parsed("retries", number)?
             .unwrap_or(Options::default().retries),
+        partial: None,
         rate_bytes_per_s: given.parsed("limit-rate", |text| size_bytes(text).filter(|&rate| rate > 0))?,
         clock_floor_s: written
             .ok()

@@ -15,6 +15,7 @@ use crate::{Error, Result, oci};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub struct Options {
     pub retries: u32,
     /// Most bytes of layers a second.
     pub rate_bytes_per_s: Option<u64>,
+    /// Where blobs are kept as they arrive, so that another process can go on with them; `None` to keep nothing.
+    pub partial: Option<PathBuf>,
     /// Unix time that it certainly is; see [`Connector::new`].
     pub clock_floor_s: u64,
     /// Told while a transfer waits.
@@ -63,6 +66,7 @@ impl Default for Options {
             proxies: Proxies::default(),
             retries: 8,
             rate_bytes_per_s: None,
+            partial: None,
             clock_floor_s: 0,
             notify: Arc::new(|_| {}),
         }
@@ -242,6 +246,11 @@ impl Client {
     /// Most bytes of layers a second.
     pub fn rate_bytes_per_s(&self) -> Option<u64> {
         self.options.rate_bytes_per_s
+    }
+
+    /// Where blobs are kept as they arrive.
+    pub fn partial(&self) -> Option<&Path> {
+        self.options.partial.as_deref()
     }
 
     /// A new count of failures.

@@ -5,14 +5,20 @@ use super::policy::Pace;
 use super::url::Url;
 use crate::oci::{self, Descriptor, media_type};
 use crate::{Digest, Error, Result};
+use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Documents that are kept, since they are asked for more than once. Larger ones are fetched again.
 const KEPT_BYTES_MAX: usize = 512 * 1024;
+/// What a power cut may cost of a blob that is kept.
+const PARTIAL_SYNC_BYTES: u64 = 4 << 20;
 /// Connections one blob may take: an end for a link that gives a little each time.
 const CONNECTIONS_MAX: u32 = 4096;
 
@@ -137,6 +143,10 @@ impl Remote {
             pace: None,
             connections: 0,
             limiter: self.client.rate_bytes_per_s().map(Limiter::new),
+            partial: self
+                .client
+                .partial()
+                .and_then(|folder| Partial::open(folder, descriptor)),
             failure: None,
         }
     }
@@ -210,7 +220,7 @@ fn accept_manifests() -> String {
 }
 
 /// What a document is: what the server calls it, unless it says nothing of use and the document says it itself.
-fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
+pub fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Outline {
@@ -255,6 +265,7 @@ pub struct RemoteBlob {
     pace: Option<Pace>,
     connections: u32,
     limiter: Option<Limiter>,
+    partial: Option<Partial>,
     /// Why it was given up: told to whoever reads on, and nothing more is asked for.
     failure: Option<Arc<Error>>,
 }
@@ -339,6 +350,14 @@ impl Read for RemoteBlob {
         if let Some(failure) = &self.failure {
             return Err(io::Error::other(Error::Transfer(Arc::clone(failure))));
         }
+        let kept = self
+            .partial
+            .as_ref()
+            .map_or(Ok(0), |partial| partial.read(out, self.position))?;
+        if kept > 0 {
+            self.position += kept as u64;
+            return Ok(kept);
+        }
         let wanted = match &mut self.limiter {
             Some(limiter) => limiter.most_at_once().min(out.len()),
             None => out.len(),
@@ -352,6 +371,12 @@ impl Read for RemoteBlob {
                     if let Some(limiter) = &mut self.limiter {
                         limiter.count(count as u64);
                     }
+                    let begin = self.position - count as u64;
+                    // What cannot be kept is fetched again, should it come to that: no reason to fail now.
+                    self.partial = self
+                        .partial
+                        .take()
+                        .and_then(|partial| partial.keep(&out[..count], begin));
                     return Ok(count);
                 }
                 Err(fault) => {
@@ -364,6 +389,45 @@ impl Read for RemoteBlob {
                 }
             }
         }
+    }
+}
+
+/// The beginning of a blob on the disk, as it was transferred: only when asked for, since it is written in addition to what is unpacked.
+struct Partial {
+    file: Flock<File>,
+    unsynced_bytes: u64,
+}
+
+impl Partial {
+    /// `None` when it cannot be had: another process has it, or the disk does not play along.
+    fn open(folder: &Path, descriptor: &Descriptor) -> Option<Self> {
+        std::fs::create_dir_all(folder).ok()?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(folder.join(descriptor.digest.hex())).ok()?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        if file.metadata().ok()?.len() > descriptor.size {
+            file.set_len(0).ok()?;
+        }
+        Some(Self {
+            file,
+            unsynced_bytes: 0,
+        })
+    }
+
+    /// Nothing where nothing is kept.
+    fn read(&self, out: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(out, position)
+    }
+
+    fn keep(mut self, bytes: &[u8], position: u64) -> Option<Self> {
+        self.file.write_all_at(bytes, position).ok()?;
+        self.unsynced_bytes += bytes.len() as u64;
+        if self.unsynced_bytes >= PARTIAL_SYNC_BYTES {
+            self.file.sync_data().ok()?;
+            self.unsynced_bytes = 0;
+        }
+        Some(self)
     }
 }
 

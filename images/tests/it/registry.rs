@@ -727,3 +727,51 @@ fn a_rate_limit_holds_and_nothing_is_lost_by_it() {
     assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
     assert!(made.store().verify(&image).unwrap().is_empty());
 }
+
+#[test]
+fn what_was_kept_is_not_fetched_again_by_the_next_process() {
+    let made = made(3);
+    let partial = made.folder.path().join("partial");
+    let options = Options {
+        partial: Some(partial.clone()),
+        retries: 0,
+        ..options()
+    };
+    // The second layer breaks at its 30000th byte, and nobody tries again: the power is gone.
+    let layers = made.manifest.layers.clone();
+    let (honest, name) = (Honest::of(&made), layers[1].digest.to_string());
+    let broken = Server::start(move |seen| {
+        if !seen.target.ends_with(&name) {
+            return honest.answer(seen);
+        }
+        let bytes = honest.blob(&name).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        Reply::Raw([head.as_bytes(), &bytes[..30_000]].concat())
+    });
+    let error = pull_with(&made, &broken.reference("app:1"), &options).unwrap_err();
+    assert!(error.is_temporary(), "{}", chain(&error));
+    assert_nothing_stored(&made);
+    let honest = Honest::of(&made);
+    let server = Server::start(move |seen| honest.answer(seen));
+    let image = pull_with(&made, &server.reference("app:1"), &options).unwrap();
+    assert!(made.store().verify(&image).unwrap().is_empty());
+    let seen = server.seen();
+    let asked: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            seen.iter()
+                .find(|seen| seen.target.ends_with(&layer.digest.to_string()))
+        })
+        .map(|seen| seen.map(|seen| range_begin(seen).unwrap_or(0)))
+        .collect();
+    assert_eq!(asked, [None, Some(30_000), Some(0)]);
+    // Damage in what was kept is found like any other.
+    made.store().remove(&server.reference("app:1")).unwrap();
+    fs::write(
+        partial.join(layers[0].digest.hex()),
+        vec![b'x'; layers[0].size as usize],
+    )
+    .unwrap();
+    let error = pull_with(&made, &server.reference("app:1"), &options).unwrap_err();
+    assert!(chain(&error).contains("is damaged"), "{}", chain(&error));
+}
