@@ -127,17 +127,17 @@ fn set_up(context: &Context<'_>, plan: &Plan, process: &ProcessPlan) -> Result<(
     // Modes of devices and directories are exactly the planned ones; the program's own umask comes later.
     umask(Mode::empty());
     // Host paths are opened with the caller's rights, before we become the container's root.
-    let sources = rootfs::open_sources(plan, context.idmapped)?;
+    let sources = rootfs::open_sources(plan, context.idmapped, context.attach_at)?;
     if plan.namespaces.has(MOUNT) {
         // From here on no mount of ours reaches the host, whatever the host's propagation is.
         let host_root = open_plain(root, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", "/")?;
         punnet_sys::mount_setattr(host_root.as_fd(), true, 0, 0, punnet_sys::propagation::SLAVE)
             .os("separate", "the mount namespace")?;
     }
-    rootfs::attach_root(&sources, context.root_nodev, context.attach_at)?;
     if in_userns {
         become_root(context)?;
     }
+    let sources = sources.attach_root(plan, context.root_nodev)?;
     // Only now: the new cgroup namespace has its root at the cgroup we are in, which is the container's.
     if plan.namespaces.new & CGROUP != 0 {
         unshare(CloneFlags::CLONE_NEWCGROUP).os("make", "a cgroup namespace")?;

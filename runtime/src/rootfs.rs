@@ -18,7 +18,9 @@ use std::path::Path;
 
 /// What the host side gives, opened while the process still has the caller's rights on host paths.
 pub(crate) struct Sources {
-    root: OwnedFd,
+    root: RootSource,
+    /// Where the root is attached until pivot_root(2).
+    at: OwnedFd,
     /// One per mount of the plan; `None` for those that are not binds.
     binds: Vec<Option<Bind>>,
 }
@@ -31,6 +33,23 @@ enum Bind {
     Place(OwnedFd),
 }
 
+/// What becomes the root.
+enum RootSource {
+    Mount(OwnedFd),
+    /// An overlay that the root of a user namespace has to make itself, so that it may give away the files that it copies up.
+    Overlay {
+        lower: Vec<OwnedFd>,
+        /// `upperdir` and `workdir`.
+        upper: Vec<(String, OwnedFd)>,
+    },
+}
+
+/// The sources, with the root in its place.
+pub(crate) struct Attached {
+    root: OwnedFd,
+    binds: Vec<Option<Bind>>,
+}
+
 fn c_string(text: impl AsRef<[u8]>) -> Result<CString> {
     CString::new(text.as_ref()).map_err(|_| Error::config("mounts", "has a zero byte"))
 }
@@ -41,6 +60,8 @@ pub(crate) struct Idmapped {
     /// One per mount of the plan.
     mounts: Vec<Option<OwnedFd>>,
     root: Option<OwnedFd>,
+    /// Lower layers of an overlay that is the root.
+    layers: Vec<OwnedFd>,
 }
 
 impl Idmapped {
@@ -51,7 +72,9 @@ impl Idmapped {
             return Ok(Self::default());
         }
         let root = plan.root.mount.as_ref().map(open_idmapped).transpose()?;
+        let layers = plan.root.mount.as_ref().map(open_layers).transpose()?;
         Ok(Self {
+            layers: layers.unwrap_or_default(),
             mounts: plan.mounts.iter().map(open_idmapped).collect::<Result<_>>()?,
             root: root.flatten(),
         })
@@ -73,8 +96,27 @@ fn open_idmapped(mount: &MountPlan) -> Result<Option<OwnedFd>> {
     Ok(Some(bind))
 }
 
-/// Clones every part of the host that the container gets, as detached mounts.
-pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> {
+fn open_layers(mount: &MountPlan) -> Result<Vec<OwnedFd>> {
+    let (MountSource::New { options, .. }, Some(idmap)) = (&mount.source, &mount.idmap) else {
+        return Ok(Vec::new());
+    };
+    let namespace = idmap::user_namespace(&idmap.maps)?;
+    let lower = options.iter().find(|(key, _)| key == "lowerdir");
+    let paths = lower.and_then(|(_, value)| value.as_deref()).unwrap_or_default();
+    let layer = |path: &str| {
+        let clone =
+            punnet_sys::open_tree_clone(AT_FDCWD, &c_string(path)?, false).os("bind the layer", path)?;
+        punnet_sys::mount_idmap(clone.as_fd(), false, namespace.as_fd()).os(
+            "map the ids of the layer (does its file system support that?)",
+            path,
+        )?;
+        Ok(clone)
+    };
+    paths.split(':').map(layer).collect()
+}
+
+/// Clones every part of the host that the container gets, as detached mounts; `at` is any directory.
+pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped, at: &Path) -> Result<Sources> {
     let reuse = |mount: &MountPlan, made: &OwnedFd| {
         made.try_clone()
             .os("use the mount for", mount.destination.display())
@@ -87,11 +129,12 @@ pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> 
     };
     let binds = plan.mounts.iter().enumerate().map(open).collect::<Result<_>>()?;
     let root = match (&plan.root.mount, &idmapped.root) {
-        (Some(mount), Some(made)) => reuse(mount, made)?,
-        (Some(mount), None) => match open_bind(mount)? {
+        (Some(mount), _) if !idmapped.layers.is_empty() => overlay_of(mount, &idmapped.layers)?,
+        (Some(mount), Some(made)) => RootSource::Mount(reuse(mount, made)?),
+        (Some(mount), None) => RootSource::Mount(match open_bind(mount)? {
             Some(bind) => bind,
             None => new_mount(mount)?,
-        },
+        }),
         (None, _) => {
             let path = &plan.root.path;
             let source = open_plain(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
@@ -99,10 +142,34 @@ pub(crate) fn open_sources(plan: &Plan, idmapped: &Idmapped) -> Result<Sources> 
             let clone = punnet_sys::open_tree_clone(source.as_fd(), c"", true)
                 .os("bind the root file system", path.display())?;
             make_slave(clone.as_fd()).os("separate the root file system", path.display())?;
-            clone
+            RootSource::Mount(clone)
         }
     };
-    Ok(Sources { root, binds })
+    let at = open_plain(at, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", at.display())?;
+    Ok(Sources { root, at, binds })
+}
+
+fn overlay_of(mount: &MountPlan, layers: &[OwnedFd]) -> Result<RootSource> {
+    let MountSource::New { options, .. } = &mount.source else {
+        return Err(Error::config("mounts", "an overlay is not a bind mount"));
+    };
+    let upper = |(key, value): &(String, Option<String>)| {
+        let path = value.as_deref().unwrap_or_default();
+        let fd =
+            open_plain(Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).os("open the layer", path)?;
+        Ok((key.clone(), fd))
+    };
+    Ok(RootSource::Overlay {
+        lower: layers
+            .iter()
+            .map(|layer| layer.try_clone().os("use a layer of", "the root"))
+            .collect::<Result<_>>()?,
+        upper: options
+            .iter()
+            .filter(|(key, _)| key == "upperdir" || key == "workdir")
+            .map(upper)
+            .collect::<Result<_>>()?,
+    })
 }
 
 /// Links of the host are the host's business, even magic ones: the path is the administrator's.
@@ -236,19 +303,60 @@ fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Error {
     }
 }
 
-/// Attaches the root somewhere in our own mount namespace: `at` is any directory. With `nodev` its device nodes cannot be opened.
-pub(crate) fn attach_root(sources: &Sources, nodev: bool, at: &Path) -> Result<()> {
-    let at_fd = open_plain(at, OFlag::O_PATH | OFlag::O_DIRECTORY).os("open", at.display())?;
-    punnet_sys::move_mount(sources.root.as_fd(), at_fd.as_fd())
-        .os("attach the root file system at", at.display())?;
-    if nodev {
-        punnet_sys::mount_setattr(sources.root.as_fd(), true, attr::NODEV, 0, 0)
-            .os("close the devices of", "the root file system")?;
+impl Sources {
+    /// Attaches the root somewhere in our own mount namespace, as the container's root user.
+    pub fn attach_root(self, plan: &Plan, nodev: bool) -> Result<Attached> {
+        let root = match self.root {
+            RootSource::Mount(root) => root,
+            RootSource::Overlay { lower, upper } => make_overlay(plan, &lower, &upper, &self.at)?,
+        };
+        punnet_sys::move_mount(root.as_fd(), self.at.as_fd()).os("attach", "the root file system")?;
+        if nodev {
+            punnet_sys::mount_setattr(root.as_fd(), true, attr::NODEV, 0, 0)
+                .os("close the devices of", "the root file system")?;
+        }
+        let binds = self.binds;
+        Ok(Attached { root, binds })
     }
-    Ok(())
 }
 
-impl Sources {
+/// The layers are named by descriptor: the container's root may not walk the host's folders.
+fn make_overlay(
+    plan: &Plan,
+    lower: &[OwnedFd],
+    upper: &[(String, OwnedFd)],
+    at: &OwnedFd,
+) -> Result<OwnedFd> {
+    let Some(mount) = &plan.root.mount else {
+        return Err(Error::config("mounts", "an overlay is a mount"));
+    };
+    let MountSource::New {
+        kind,
+        source,
+        options,
+    } = &mount.source
+    else {
+        return Err(Error::config("mounts", "an overlay is not a bind mount"));
+    };
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    for layer in lower {
+        // overlayfs takes attached mounts only; it keeps a copy of its own, and these go with the old root.
+        punnet_sys::move_mount(layer.as_fd(), at.as_fd()).os("attach a layer of", "the root")?;
+    }
+    let given = options.iter().map(|(key, value)| {
+        let opened = upper.iter().find(|(name, _)| name == key);
+        let value = match (key.as_str(), opened) {
+            ("lowerdir", _) => Some(lower.iter().map(name).collect::<Vec<_>>().join(":")),
+            (_, Some((_, fd))) => Some(name(fd)),
+            _ => value.clone(),
+        };
+        (key.clone(), value)
+    });
+    let options: Vec<_> = given.collect();
+    new_file_system(kind, source, &options, mount.set | mount.set_recursive)
+}
+
+impl Attached {
     /// The root's mount.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

@@ -276,10 +276,12 @@ pub fn plan(
         }
     };
     plan.idmap = plan_idmap(mount, idmap, &field, namespaces, host)?;
-    if plan.idmap.is_some() && !plan.is_bind() {
+    // Of an overlay it is the layers below that are mapped, for which they have to be named here.
+    let is_root_overlay = plan.destination == Path::new("/") && plan.new_kind() == Some("overlay");
+    if plan.idmap.is_some() && !plan.is_bind() && !is_root_overlay {
         return Err(Error::config(
             field("options"),
-            "only bind mounts can be id-mapped here",
+            "only bind mounts, and an overlay at /, can be id-mapped here",
         ));
     }
     if plan.destination == Path::new("/proc") && !plan.is_bind() && plan.new_kind() != Some("proc") {

@@ -436,3 +436,77 @@ fn options_of_a_file_system_mean_nothing_on_a_bind_mount() {
     ));
     assert_eq!(bundle.output(), "v");
 }
+
+#[test]
+fn the_layers_of_an_overlay_root_are_mapped_and_stay_as_they_are() {
+    if only_punnet("the_layers_of_an_overlay_root_are_mapped_and_stay_as_they_are") {
+        return;
+    }
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let mut bundle = Bundle::sh(
+        "stat -c %u:%g /secret; cat /secret; echo more >> /secret && cat /secret; chown 7:8 /secret && stat -c %u:%g /secret
+         rm -r /folder && mkdir /folder && ls -A /folder | wc -l; touch /made; cat /proc/self/uid_map",
+    );
+    let path = |name: &str| bundle.dir.path().join(name);
+    let text = |name: &str| path(name).display().to_string();
+    for name in ["upper", "work", "rootfs/folder", "mountpoints"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    std::fs::write(path("rootfs/secret"), "secret\n").unwrap();
+    std::fs::write(path("rootfs/folder/old"), "").unwrap();
+    std::fs::set_permissions(path("rootfs/secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    for name in ["upper", "work"] {
+        std::os::unix::fs::chown(path(name), Some(100_000), Some(200_000)).unwrap();
+    }
+    // Nobody else gets near the layers: they are reached by descriptor.
+    std::fs::set_permissions(bundle.dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let root = Mount {
+        destination: "/".into(),
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options: vec![
+            format!("lowerdir={}:{}", text("rootfs"), text("mountpoints")),
+            format!("upperdir={}", text("upper")),
+            format!("workdir={}", text("work")),
+            "idmap".into(),
+        ],
+        ..Mount::default()
+    };
+    let (secret, upper) = (path("rootfs/secret"), path("upper"));
+    let map = |host_id| {
+        vec![punnet_spec::IdMapping {
+            container_id: 0,
+            host_id,
+            size: 65536,
+        }]
+    };
+    bundle.spec.mounts.insert(0, root);
+    bundle.spec.root = None;
+    bundle.linux().uid_mappings = map(100_000);
+    bundle.linux().gid_mappings = map(200_000);
+    bundle.linux().namespaces.push(Namespace {
+        kind: "user".into(),
+        path: String::new(),
+    });
+    bundle.linux().resources = None;
+    bundle.process().capabilities = Some(punnet_spec::Capabilities::of_root(
+        punnet_spec::DEFAULT_CAPABILITIES,
+    ));
+    let answer = bundle.run();
+    let words: Vec<&str> = answer.out.split_whitespace().collect();
+    assert_eq!(
+        words,
+        [
+            "0:0", "secret", "secret", "more", "7:8", "0", "0", "100000", "65536"
+        ],
+        "{answer:?}"
+    );
+    let owner = |path: &std::path::Path| {
+        let metadata = std::fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid())
+    };
+    assert_eq!(std::fs::read(&secret).unwrap(), b"secret\n");
+    assert_eq!(owner(&secret), (0, 0));
+    assert_eq!(owner(&upper.join("secret")), (100_007, 200_008));
+    assert_eq!(owner(&upper.join("made")), (100_000, 200_000));
+}
