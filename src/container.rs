@@ -19,6 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -162,6 +163,7 @@ impl Folders {
 
     /// Removes both folders.
     pub fn remove(&self) -> Result<(), CliError> {
+        self.remove_files_of_other_ids()?;
         // The record first: what is half removed is no container any more.
         for path in [
             self.bundle.join("meta.json"),
@@ -171,6 +173,26 @@ impl Folders {
             punnet_images::remove_tree(&path)?;
         }
         Ok(())
+    }
+
+    /// What an ordinary user's container has written as somebody else than root belongs to an id that only its user namespace has.
+    fn remove_files_of_other_ids(&self) -> Result<(), CliError> {
+        let configuration = fs::read(self.bundle.join("config.json")).unwrap_or_default();
+        let spec = punnet_spec::Spec::from_json(&configuration).unwrap_or_default();
+        let linux = spec.linux.unwrap_or_default();
+        let has_ranges = |map: &[punnet_spec::IdMapping]| map.len() > 1;
+        if geteuid().is_root() || !has_ranges(&linux.uid_mappings) {
+            return Ok(());
+        }
+        Ok(punnet_runtime::as_root_of(
+            &linux.uid_mappings,
+            &linux.gid_mappings,
+            || {
+                ["upper", "work"].iter().try_for_each(|name| {
+                    punnet_images::remove_tree(&self.bundle.join(name)).map_err(|error| error.to_string())
+                })
+            },
+        )?)
     }
 }
 

@@ -93,6 +93,61 @@ pub struct DeviceNode {
 /// Directory of a read-only container's bundle that has what its mounts go to.
 pub const MOUNTPOINTS: &str = "mountpoints";
 
+/// Users and groups of a user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    /// uid_map; 0 is among them.
+    pub users: Vec<IdMapping>,
+    /// gid_map; 0 is among them.
+    pub groups: Vec<IdMapping>,
+}
+
+fn has_id(map: &[IdMapping], id: u32) -> bool {
+    map.iter().any(|one| {
+        id.checked_sub(one.container_id)
+            .is_some_and(|offset| offset < one.size)
+    })
+}
+
+fn count_of_ids(map: &[IdMapping]) -> u64 {
+    map.iter().map(|one| u64::from(one.size)).sum()
+}
+
+impl IdMaps {
+    /// Root inside is this user and group, and there are no others.
+    pub fn of_one(user: u32, group: u32) -> Self {
+        let line = |host_id| {
+            vec![IdMapping {
+                container_id: 0,
+                host_id,
+                size: 1,
+            }]
+        };
+        Self {
+            users: line(user),
+            groups: line(group),
+        }
+    }
+
+    /// Refuses a user that is not among those there are, and says what there is.
+    fn check(&self, user: &punnet_spec::User) -> Result<()> {
+        let mut groups = std::iter::once(&user.gid).chain(&user.additional_gids);
+        if has_id(&self.users, user.uid) && groups.all(|gid| has_id(&self.groups, *gid)) {
+            return Ok(());
+        }
+        let wanted = format!("the image wants user {}:{}", user.uid, user.gid);
+        Err(Error::Run(match count_of_ids(&self.users) {
+            1 => format!(
+                "{wanted}, but an ordinary user has only one id to give, which is root inside: run it as root, with --user 0, or have a range \
+                 of ids granted (`punnet doctor` says how)"
+            ),
+            count => format!(
+                "{wanted}, but only {count} ids are mapped: have a larger range granted in /etc/subuid and /etc/subgid"
+            ),
+        }))
+    }
+}
+
 /// Where the container is made, and by whom.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -102,12 +157,19 @@ pub struct Place {
     pub bundle: PathBuf,
     /// cgroups_path of the specification.
     pub cgroup: String,
-    /// Effective user and group of who runs it; 0 for root.
+    /// Effective user of who runs it; 0 for root.
     pub euid: u32,
-    /// As above.
-    pub egid: u32,
+    /// The user namespace, when there is one.
+    pub maps: Option<IdMaps>,
     /// Files of [`HOST_NETWORK_FILES`] that exist.
     pub host_files: Vec<String>,
+}
+
+impl Place {
+    /// Only root may map the ids of mounts. An ordinary user's files are root's inside, whoever they were for in the image.
+    fn maps_ids_of_mounts(&self) -> bool {
+        self.euid == 0 && self.maps.is_some()
+    }
 }
 
 /// The host's network files that exist.
@@ -127,13 +189,9 @@ pub fn spec_for(
     place: &Place,
     seccomp: impl FnOnce(&[String]) -> Seccomp,
 ) -> Result<Spec> {
-    let rootless = place.euid != 0;
     let user = users.resolve(options.user.as_deref().unwrap_or(&image.user))?;
-    if rootless && (user.uid, user.gid) != (0, 0) {
-        return Err(Error::Run(format!(
-            "the image wants user {}:{}, but an ordinary user has only one id to give, which is root inside: run it as root, or with --user 0",
-            user.uid, user.gid
-        )));
+    if let Some(maps) = &place.maps {
+        maps.check(&user)?;
     }
     let capabilities = capabilities(options)?;
     let filter = (!options.privileged).then(|| seccomp(&capabilities));
@@ -240,8 +298,9 @@ fn mounts(options: &RunOptions, place: &Place) -> Result<Vec<Mount>> {
                 mount.options.retain(|option| option != "ro");
             });
     }
-    if place.euid != 0 {
-        // Group 5 is not among the one id that there is.
+    /// Group of terminals.
+    const TTY: u32 = 5;
+    if place.maps.as_ref().is_some_and(|maps| !has_id(&maps.groups, TTY)) {
         defaults
             .iter_mut()
             .for_each(|mount| mount.options.retain(|option| option != "gid=5"));
@@ -270,11 +329,12 @@ fn mounts(options: &RunOptions, place: &Place) -> Result<Vec<Mount>> {
                 mount.source
             )));
         }
-        mounts.push(bind(
-            &mount.source,
-            inside("--volume", &mount.target)?,
-            mount.read_only,
-        ));
+        let mut volume = bind(&mount.source, inside("--volume", &mount.target)?, mount.read_only);
+        if place.maps_ids_of_mounts() {
+            // The owners of its files are the same inside and outside.
+            volume.options.push("ridmap".into());
+        }
+        mounts.push(volume);
     }
     if place.euid != 0 {
         // An ordinary user cannot make device nodes: the host's are bound in.
@@ -321,7 +381,7 @@ fn root_mount(options: &RunOptions, place: &Place) -> Result<Mount> {
         })
     };
     let rootfs = text(&place.image_rootfs)?;
-    let words = if options.read_only {
+    let mut words = if options.read_only {
         // Below the image lie the empty directories that mounts go to: an image FROM scratch has none, and nothing can be made in it any more.
         let mountpoints = text(&place.bundle.join(MOUNTPOINTS))?;
         vec![format!("lowerdir={rootfs}:{mountpoints}")]
@@ -336,6 +396,9 @@ fn root_mount(options: &RunOptions, place: &Place) -> Result<Mount> {
             format!("workdir={work}"),
         ]
     };
+    if place.maps_ids_of_mounts() {
+        words.push("idmap".into());
+    }
     let (kind, source) = ("overlay", "overlay".to_owned());
     Ok(Mount {
         destination: "/".into(),
@@ -352,20 +415,11 @@ fn linux(options: &RunOptions, place: &Place, seccomp: Option<Seccomp>) -> Linux
     if !options.host_network {
         kinds.push("network");
     }
-    if rootless {
+    if place.maps.is_some() {
         kinds.push("user");
     }
-    let map = |host_id| {
-        if rootless {
-            vec![IdMapping {
-                container_id: 0,
-                host_id,
-                size: 1,
-            }]
-        } else {
-            Vec::new()
-        }
-    };
+    let maps = place.maps.clone();
+    let (users, groups) = maps.map(|maps| (maps.users, maps.groups)).unwrap_or_default();
     let owned = |paths: &[&str]| {
         if options.privileged {
             Vec::new()
@@ -381,8 +435,8 @@ fn linux(options: &RunOptions, place: &Place, seccomp: Option<Seccomp>) -> Linux
                 path: String::new(),
             })
             .collect(),
-        uid_mappings: map(place.euid),
-        gid_mappings: map(place.egid),
+        uid_mappings: users,
+        gid_mappings: groups,
         devices: if rootless {
             Vec::new()
         } else {
@@ -541,13 +595,21 @@ const ALL_CAPABILITIES: [&str; 41] = [
 mod tests {
     use super::*;
 
+    fn line(container_id: u32, host_id: u32, size: u32) -> Vec<IdMapping> {
+        vec![IdMapping {
+            container_id,
+            host_id,
+            size,
+        }]
+    }
+
     fn place(euid: u32) -> Place {
         Place {
             image_rootfs: "/store/images/x/rootfs".into(),
             bundle: "/data/containers/c".into(),
             cgroup: "/punnet/c".into(),
             euid,
-            egid: euid,
+            maps: (euid != 0).then(|| IdMaps::of_one(euid, euid)),
             host_files: vec!["/etc/resolv.conf".into()],
         }
     }
@@ -673,6 +735,76 @@ mod tests {
                 .uid,
             7
         );
+    }
+
+    #[test]
+    fn root_s_user_namespace_maps_layers_and_volumes_and_an_ordinary_user_s_does_not() {
+        let options = RunOptions {
+            mounts: vec![BindMount {
+                source: "/data".into(),
+                target: "/data".into(),
+                read_only: true,
+            }],
+            user: Some("1000:1000".into()),
+            ..RunOptions::default()
+        };
+        let mapped = |euid: u32| {
+            let maps = IdMaps {
+                users: line(0, 100_000, 65536),
+                groups: line(0, 200_000, 65536),
+            };
+            let place = Place {
+                maps: Some(maps),
+                ..place(euid)
+            };
+            spec_for(&image(), &Users::default(), &options, &place, |_| {
+                Seccomp::default()
+            })
+            .unwrap()
+        };
+        for (euid, expected) in [(0, true), (1000, false)] {
+            let spec = mapped(euid);
+            let words = |target: &str| {
+                let mount = spec.mounts.iter().find(|mount| mount.destination == target);
+                mount.unwrap().options.join(",")
+            };
+            assert_eq!(words("/").ends_with(",idmap"), expected);
+            assert_eq!(words("/data").ends_with(",ridmap"), expected);
+            assert!(words("/dev/pts").contains("gid=5"));
+            let linux = spec.linux.unwrap();
+            assert_eq!(
+                (linux.uid_mappings[0].host_id, linux.gid_mappings[0].host_id),
+                (100_000, 200_000)
+            );
+            assert!(linux.namespaces.iter().any(|namespace| namespace.kind == "user"));
+        }
+    }
+
+    #[test]
+    fn a_user_outside_the_mapped_range_is_refused_with_what_there_is() {
+        let maps = IdMaps {
+            users: line(0, 100_000, 1000),
+            groups: line(0, 100_000, 1000),
+        };
+        let error = |user: &str| {
+            let place = Place {
+                maps: Some(maps.clone()),
+                ..place(1000)
+            };
+            let options = RunOptions {
+                user: Some(user.into()),
+                ..RunOptions::default()
+            };
+            spec_for(&image(), &Users::default(), &options, &place, |_| {
+                Seccomp::default()
+            })
+            .err()
+            .map(|error| error.to_string())
+        };
+        assert_eq!(error("999:999"), None);
+        for user in ["1000:0", "0:1000", "4294967295:0"] {
+            assert!(error(user).unwrap().contains("only 1000 ids"), "{user}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Writes a new user namespace's id maps, from outside; makes one for the maps alone. user_namespaces(7)
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Message};
 use crate::error::{Error, OsContext, Result};
 use crate::foreground;
 use crate::plan::namespaces_bits::USER;
 use crate::plan::{Maps, NamespacePlan};
-use nix::unistd::{Pid, getegid, geteuid};
+use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, setresgid, setresuid};
 use punnet_spec::IdMapping;
 use punnet_sys::{CloneArgs, Forked};
 use std::fmt::Write as _;
@@ -78,6 +78,56 @@ pub(crate) fn user_namespace(maps: &Maps) -> Result<OwnedFd> {
     drop((ours, pidfd));
     foreground::exit_status(pid)?;
     namespace.map(OwnedFd::from)
+}
+
+/// Does `work` in a process of its own that is root of a user namespace with these maps: what an ordinary user's containers left of other users'
+/// files can be changed by nobody else. To be called from a process without threads.
+pub fn as_root_of(
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+    work: impl FnOnce() -> std::result::Result<(), String>,
+) -> Result<()> {
+    let (ours, theirs) = Channel::pair()?;
+    let args = CloneArgs {
+        namespaces: USER,
+        ..CloneArgs::default()
+    };
+    let (pid, _pidfd) = match punnet_sys::clone3(args).os("make", "a user namespace")? {
+        Forked::Child => {
+            drop(ours);
+            let become_root = || {
+                theirs.wait_for_go()?;
+                let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+                setresgid(gid, gid, gid).os("become", "group 0 of a user namespace")?;
+                setresuid(uid, uid, uid).os("become", "user 0 of a user namespace")?;
+                work().map_err(Error::Setup)
+            };
+            if let Err(error) = become_root() {
+                // If nobody listens any more nobody wants to know.
+                drop(theirs.send(&Message::Failed(error)));
+            }
+            punnet_sys::exit_now(0)
+        }
+        Forked::Parent(pid, pidfd) => (pid, pidfd),
+    };
+    drop(theirs);
+    let plan = NamespacePlan {
+        uid_map: uid_map.to_vec(),
+        gid_map: gid_map.to_vec(),
+        unprivileged: !geteuid().is_root(),
+        ..NamespacePlan::default()
+    };
+    let mapped = write(&plan, pid).and_then(|()| ours.send(&Message::Go));
+    let ended = match mapped {
+        Ok(()) => ours.receive(),
+        Err(error) => Err(error),
+    };
+    drop(ours);
+    foreground::exit_status(pid)?;
+    match ended? {
+        Message::Failed(error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn lines(map: &[IdMapping]) -> String {

@@ -50,6 +50,7 @@ pub use control::{Seen, Watch};
 pub use controllers::{ControllerFacts, Missing};
 pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
 pub use id::{ContainerId, ID_BYTES_MAX};
+pub use idmap::as_root_of;
 pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
 pub use state::state_from_json;
 pub use stats::Stats;

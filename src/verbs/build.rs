@@ -22,7 +22,7 @@ use nix::unistd::{Pid, getegid, geteuid};
 use punnet_images::build::{
     self, BuildOptions, BuildPlace, Built, Event, PrunedSteps, Ran, RunStep, SCRIPT_PATH, Worker,
 };
-use punnet_images::bundle::{self, BindMount, Place, RunOptions};
+use punnet_images::bundle::{self, BindMount, IdMaps, Place, RunOptions};
 use punnet_images::export::{self, Format};
 use punnet_images::{Error, Image, ImportOptions, Platform, Reference, Source, Store, chain, platform};
 use punnet_runtime::{ContainerId, CreateOptions, Runtime};
@@ -462,7 +462,7 @@ fn spec(step: &RunStep, name: &str) -> Result<Spec, CliError> {
             String::new()
         },
         euid: geteuid().as_raw(),
-        egid: getegid().as_raw(),
+        maps: (!geteuid().is_root()).then(|| IdMaps::of_one(geteuid().as_raw(), getegid().as_raw())),
         host_files: bundle::host_network_files(),
     };
     let script = step.script.iter().map(|path| {

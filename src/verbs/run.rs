@@ -8,16 +8,17 @@ use std::process::ExitCode;
 
 use nix::unistd::{getegid, geteuid};
 use punnet_images::Digest;
-use punnet_images::bundle::{self, BindMount, DeviceNode, Place, RunOptions};
+use punnet_images::bundle::{self, BindMount, DeviceNode, IdMaps, Place, RunOptions};
 use punnet_images::users::Users;
 use punnet_runtime::{CreateOptions, ExecOptions};
-use punnet_spec::{Spec, Status};
+use punnet_spec::{IdMapping, Spec, Status};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
 use super::{Flag, Given, Verb, Words, flag, registry, sign, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
 use crate::error::CliError;
+use crate::id_ranges::{self, Range};
 use crate::roots::Roots;
 
 /// Seconds between the stop signal and SIGKILL when nobody says otherwise: Docker's.
@@ -50,7 +51,11 @@ const RUN_FLAGS: &[Flag] = &[
         "Limit (k, m, g); needs the cgroup v2 memory controller",
     )
     .or('m'),
-    valued("pids-limit", "N", "Limit on processes"),
+    valued(
+        "pids-limit",
+        "N",
+        "Limit on processes, 0 for none [2048 where the controller is there]",
+    ),
     valued("cpus", "N", "Limit in CPUs, as 0.5"),
     valued("entrypoint", "PROGRAM", "Instead of the image's"),
     valued("user", "USER[:GROUP]", "Instead of the image's").or('u'),
@@ -71,16 +76,22 @@ const RUN_FLAGS: &[Flag] = &[
     ),
     valued("stop-signal", "SIGNAL", "Instead of the image's"),
     registry::PULL_POLICY,
+    valued(
+        "userns",
+        "auto|host",
+        "A user namespace where ids are granted for it, or the device's users [auto]",
+    ),
     flag("read-only", "No writable layer"),
     flag(
         "privileged",
-        "All capabilities, no system call filter, no masked or read-only kernel files: as good as root on the device",
+        "All capabilities, no system call filter, no masked or read-only kernel files, no user namespace of root's: as good as root on the device",
     ),
     flag("allow-new-privileges", "Let set-id programs raise privileges"),
 ];
 
 const DETAILS: &str = "The process sees its own processes, mounts, host name, IPC and network, has Docker's default capabilities or fewer, a default system call filter and\n\
-    no way to new privileges. An ordinary user's containers run in a user namespace in which that user is root.\n\
+    no way to new privileges. An ordinary user's containers run in a user namespace in which that user is root; root's do where /etc/subuid and\n\
+    /etc/subgid grant a range to `punnet` or `containers`, unless they get devices, the device's network or --privileged.\n\
     Exit status: the process's own, 128+N when signal N ended it; 125 Punnet failed, 126 not executable, 127 not found.";
 
 /// `punnet run IMAGE [ARGUMENTS]`
@@ -205,12 +216,18 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
     let name = given.one("name").map_or_else(made_up_name, str::to_owned);
     let folders = Folders::of(roots, &name)?;
     let options = run_options(roots, given, &name, terminal)?;
+    if options.privileged {
+        eprintln!(
+            "punnet: --privileged: {name} has every capability, no system call filter, no masked or read-only kernel files and no limit on device \
+             nodes: it can do whatever you can on this device"
+        );
+    }
     let place = Place {
         image_rootfs: image.rootfs(),
         bundle: folders.bundle.clone(),
         cgroup: cgroup_of(&folders),
         euid: geteuid().as_raw(),
-        egid: getegid().as_raw(),
+        maps: user_namespace(given, &options)?,
         host_files: bundle::host_network_files(),
     };
     let spec = bundle::spec_for(
@@ -237,7 +254,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
             .unwrap_or(STOP_TIMEOUT_S),
     };
     folders.claim()?;
-    let filled = fill(&folders, &options, &spec, &meta);
+    let filled = fill(&folders, &options, &spec, &meta, place.maps.as_ref());
     if let Err(error) = filled {
         // The first error is the one to tell; what cannot be removed now has no record and is removed with rm --force.
         drop(folders.remove());
@@ -257,7 +274,79 @@ fn cgroup_of(folders: &Folders) -> String {
     }
 }
 
-fn fill(folders: &Folders, options: &RunOptions, spec: &Spec, meta: &Meta) -> Result<(), CliError> {
+/// Names in /etc/subuid and /etc/subgid whose ranges root's containers take.
+const RANGE_OWNERS: [&str; 2] = ["punnet", "containers"];
+
+/// The users and groups of the container, when they are to be its own.
+fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>, CliError> {
+    let line = |container_id, range: Range| IdMapping {
+        container_id,
+        host_id: range.first,
+        size: range.count,
+    };
+    let wanted = match given.one("userns") {
+        None | Some("auto") => true,
+        Some("host") => false,
+        Some(other) => {
+            return Err(CliError::Usage(format!(
+                "--userns takes auto or host, not {other:?}"
+            )));
+        }
+    };
+    if geteuid().is_root() {
+        // Devices and the device's network belong to the device's users: in a namespace of others their rights would not hold.
+        let opened = options.privileged || options.host_network || !options.devices.is_empty();
+        let ranges = RANGE_OWNERS.iter().find_map(|name| id_ranges::of(name, None));
+        return Ok(ranges.filter(|_| wanted && !opened).map(|ranges| IdMaps {
+            users: vec![line(0, ranges.users)],
+            groups: vec![line(0, ranges.groups)],
+        }));
+    }
+    if !wanted {
+        return Err(CliError::Usage(
+            "--userns host is for root: an ordinary user's containers need a user namespace".into(),
+        ));
+    }
+    let mut maps = IdMaps::of_one(geteuid().as_raw(), getegid().as_raw());
+    if let Some(ranges) = id_ranges::of_caller() {
+        maps.users.push(line(1, ranges.users));
+        maps.groups.push(line(1, ranges.groups));
+    }
+    Ok(Some(maps))
+}
+
+/// Processes of a container that says nothing else: a fork bomb ends there, and no sensible program comes near. Podman's.
+const PIDS_MAX: u32 = 2048;
+
+/// The limit asked for, or the default where it can be enforced: a default must not keep containers from running.
+fn pids_max(asked: Option<u32>) -> Option<u32> {
+    match asked {
+        Some(0) => None,
+        Some(limit) => Some(limit),
+        None if geteuid().is_root() => {
+            let root = punnet_runtime::probe::cgroup_root()?;
+            let has = |name: &str| {
+                let text = fs::read_to_string(root.join(name)).unwrap_or_default();
+                text.split_whitespace().any(|word| word == "pids")
+            };
+            // The real root has no type; a cgroup namespace's may have processes in it, which keep controllers from its children.
+            let can_enable = has("cgroup.controllers") && !root.join("cgroup.type").exists();
+            (can_enable || has("cgroup.subtree_control")).then_some(PIDS_MAX)
+        }
+        None => None,
+    }
+}
+
+fn fill(
+    folders: &Folders,
+    options: &RunOptions,
+    spec: &Spec,
+    meta: &Meta,
+    maps: Option<&IdMaps>,
+) -> Result<(), CliError> {
+    // What is written there is the container's root user's.
+    let root_of = |map: &[IdMapping]| map.first().map(|line| line.host_id);
+    let owner = maps.map(|maps| (root_of(&maps.users), root_of(&maps.groups)));
     let writable: &[&str] = if options.read_only {
         &[bundle::MOUNTPOINTS]
     } else {
@@ -269,6 +358,9 @@ fn fill(folders: &Folders, options: &RunOptions, spec: &Spec, meta: &Meta) -> Re
         // The upper directory is the root directory that the container sees.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
             .map_err(file("cannot protect", &path))?;
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::chown(&path, uid, gid).map_err(file("cannot give away", &path))?;
+        }
     }
     if options.read_only {
         make_mountpoints(&folders.bundle.join(bundle::MOUNTPOINTS), spec)?;
@@ -333,7 +425,7 @@ fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Resu
         devices: devices(roots, given)?,
         read_only: given.has("read-only"),
         memory_bytes_max: given.parsed("memory", size_bytes)?,
-        pids_max: given.parsed("pids-limit", |text| text.parse().ok())?,
+        pids_max: pids_max(given.parsed("pids-limit", |text| text.parse().ok())?),
         cpu_millis_max: given.parsed("cpus", cpu_millis)?,
         cap_add: owned("cap-add"),
         cap_drop: owned("cap-drop"),

@@ -6,6 +6,7 @@
 
 mod bad_messages;
 mod build;
+mod defaults;
 mod doctor;
 mod fleet;
 mod registry;

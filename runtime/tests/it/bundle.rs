@@ -116,6 +116,24 @@ impl Bundle {
         self.spec.linux.as_mut().unwrap()
     }
 
+    /// A user namespace with `size` ids from these on, without limits.
+    pub fn in_user_namespace(&mut self, user: u32, group: u32, size: u32) {
+        let map = |host_id| {
+            vec![punnet_spec::IdMapping {
+                container_id: 0,
+                host_id,
+                size,
+            }]
+        };
+        let linux = self.linux();
+        (linux.uid_mappings, linux.gid_mappings) = (map(user), map(group));
+        linux.resources = None;
+        linux.namespaces.push(punnet_spec::Namespace {
+            kind: "user".to_owned(),
+            path: String::new(),
+        });
+    }
+
     pub fn rootfs(&self) -> PathBuf {
         self.dir.path().join("rootfs")
     }

@@ -4,7 +4,7 @@
 use crate::bundle::{Bundle, bind, install, install_bytes, only_punnet, runtime, wait_until};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use punnet_spec::{Capabilities, Hook, Hooks, IdMapping, Namespace};
+use punnet_spec::{Capabilities, Hook, Hooks};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
@@ -210,18 +210,7 @@ fn processes_inside_cannot_look_into_the_runtime() {
         std::fs::set_permissions(out.path(), PermissionsExt::from_mode(0o777)).unwrap();
         bundle.spec.mounts.push(bind(out.path(), "/out", &[]));
         if in_userns {
-            let map = vec![IdMapping {
-                container_id: 0,
-                host_id: 100_000,
-                size: 1000,
-            }];
-            bundle.linux().uid_mappings = map.clone();
-            bundle.linux().gid_mappings = map;
-            bundle.linux().namespaces.push(Namespace {
-                kind: "user".into(),
-                path: String::new(),
-            });
-            bundle.linux().resources = None;
+            bundle.in_user_namespace(100_000, 100_000, 1000);
             let owner = Command::new("chown")
                 .arg("-R")
                 .arg("100000:100000")

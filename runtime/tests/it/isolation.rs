@@ -49,20 +49,7 @@ fn a_user_namespace_maps_root_to_a_range() {
     let mut bundle = Bundle::sh(
         "id -u; cat /proc/self/uid_map; touch /dev/shm/x && stat -c %u /dev/shm/x; ls /dev/null /dev/full",
     );
-    let map = |host_id| {
-        vec![punnet_spec::IdMapping {
-            container_id: 0,
-            host_id,
-            size: 1000,
-        }]
-    };
-    bundle.linux().uid_mappings = map(100_000);
-    bundle.linux().gid_mappings = map(200_000);
-    bundle.linux().namespaces.push(Namespace {
-        kind: "user".into(),
-        path: String::new(),
-    });
-    bundle.linux().resources = None;
+    bundle.in_user_namespace(100_000, 200_000, 1000);
     // What the user of the namespace is to change must be theirs.
     let owner = std::process::Command::new("chown")
         .arg("-R")
@@ -473,22 +460,9 @@ fn the_layers_of_an_overlay_root_are_mapped_and_stay_as_they_are() {
         ..Mount::default()
     };
     let (secret, upper) = (path("rootfs/secret"), path("upper"));
-    let map = |host_id| {
-        vec![punnet_spec::IdMapping {
-            container_id: 0,
-            host_id,
-            size: 65536,
-        }]
-    };
     bundle.spec.mounts.insert(0, root);
     bundle.spec.root = None;
-    bundle.linux().uid_mappings = map(100_000);
-    bundle.linux().gid_mappings = map(200_000);
-    bundle.linux().namespaces.push(Namespace {
-        kind: "user".into(),
-        path: String::new(),
-    });
-    bundle.linux().resources = None;
+    bundle.in_user_namespace(100_000, 200_000, 65536);
     bundle.process().capabilities = Some(punnet_spec::Capabilities::of_root(
         punnet_spec::DEFAULT_CAPABILITIES,
     ));
