@@ -53,6 +53,8 @@ pub enum Event {
         pid: u32,
         /// Its code, 128 + signal for a signal; `None` when it was not our child.
         code: Option<i32>,
+        /// The kernel ended it, or one of its processes, at its limit of memory.
+        out_of_memory: bool,
     },
     /// A container wrote to its log. Sent only after [`Job::WatchLog`].
     LogGrew {

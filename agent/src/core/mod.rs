@@ -112,7 +112,12 @@ impl Core {
             } => self.message(now, purpose, packet, payload),
             Event::Published => self.link.published(),
             Event::Done(done) => self.done(now, done),
-            Event::Exited { app, pid, code } => self.exited(now, &app, pid, code),
+            Event::Exited {
+                app,
+                pid,
+                code,
+                out_of_memory,
+            } => self.exited(now, &app, pid, code, out_of_memory),
             Event::LogGrew { app } => self.log_grew(&app),
             Event::Board(board) => self.board(now, board),
             Event::Tick => {}

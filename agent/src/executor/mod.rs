@@ -7,6 +7,7 @@ mod board;
 mod child;
 mod containers;
 mod logs;
+mod record;
 mod state;
 mod watch;
 
@@ -369,7 +370,13 @@ impl Executor {
                 self.note_exit_code(&app, code);
                 // Orphans behind it in the kernel's list had to wait.
                 self.reap();
-                vec![Event::Exited { app, pid, code }]
+                let out_of_memory = record::out_of_memory(&self.punnet.run_root, &app);
+                vec![Event::Exited {
+                    app,
+                    pid,
+                    code,
+                    out_of_memory,
+                }]
             }
         }
     }
@@ -403,15 +410,7 @@ impl Executor {
 
     /// The process id in the runtime's state of a container that has ended.
     fn pid_on_record(&self, app: &Name) -> u32 {
-        let path = self
-            .punnet
-            .run_root
-            .join("oci")
-            .join(app.as_str())
-            .join("state.json");
-        let state = std::fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let state = record::read(&self.punnet.run_root, app);
         let pid = state.as_ref().and_then(|state| state.get("pid")?.as_u64());
         pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
     }

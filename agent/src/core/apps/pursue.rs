@@ -115,7 +115,7 @@ impl Core {
                 ..
             }) = app.container
             {
-                self.ended(now, name, exit_code);
+                self.ended(now, name, exit_code, false);
             }
         }
         if unknown {
@@ -142,7 +142,14 @@ impl Core {
         }
     }
 
-    pub(in crate::core) fn exited(&mut self, now: Now, name: &Name, pid: u32, code: Option<i32>) {
+    pub(in crate::core) fn exited(
+        &mut self,
+        now: Now,
+        name: &Name,
+        pid: u32,
+        code: Option<i32>,
+        out_of_memory: bool,
+    ) {
         let Some(app) = self.apps.find(name) else { return };
         let Some(seen) = &mut app.container else { return };
         if seen.status != Status::Running || seen.pid != pid {
@@ -154,20 +161,23 @@ impl Core {
         if asked_to_stop {
             app.trial.running_since = None;
         } else {
-            self.ended(now, name, code);
+            self.ended(now, name, code, out_of_memory);
         }
         self.reporter.touch(now);
     }
 
     /// The process of an app ended by itself.
-    fn ended(&mut self, now: Now, name: &Name, code: Option<i32>) {
+    fn ended(&mut self, now: Now, name: &Name, code: Option<i32>, out_of_memory: bool) {
         let Some(app) = self.apps.find(name) else { return };
         let ran_ms = app.trial.running_since.take().map_or(0, |since| now.ms - since);
         let as_wanted =
             app.container.as_ref().and_then(|seen| seen.spec) == app.target().map(|target| target.spec);
-        let text = code.map_or("it ended while nobody watched".to_owned(), |code| {
+        let mut text = code.map_or("it ended while nobody watched".to_owned(), |code| {
             format!("it ended with code {code}")
         });
+        if out_of_memory {
+            text += ": out of memory, the kernel killed it at its limit";
+        }
         if ran_ms >= STEADY_MS {
             app.trial.failures = 0;
         }

@@ -212,6 +212,10 @@ impl Bench {
     }
 
     pub fn exits(&mut self, app: &str, code: i32) {
+        self.exits_because(app, code, false);
+    }
+
+    pub fn exits_because(&mut self, app: &str, code: i32, out_of_memory: bool) {
         let seen = self.device.containers.get_mut(&name(app)).unwrap();
         (seen.status, seen.exit_code) = (Status::Stopped, Some(code));
         let (app, pid) = (name(app), seen.pid);
@@ -219,6 +223,7 @@ impl Bench {
             app,
             pid,
             code: Some(code),
+            out_of_memory,
         });
     }
 }

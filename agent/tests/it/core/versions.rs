@@ -198,6 +198,20 @@ fn a_process_that_ends_well_stays_ended_when_policy_says_so() {
 }
 
 #[test]
+fn an_app_that_the_kernel_killed_for_memory_is_reported_so() {
+    let mut bench = Bench::connected();
+    let image = bench.fleet.image(1, &[10]);
+    let mut leak = app("leak", &image, 1);
+    leak.restart = RestartPolicy::Never;
+    bench.desire(1, &[leak]);
+    bench.pass(10_000);
+    bench.exits_because("leak", 137, true);
+    bench.pass(300);
+    let detail = bench.report().apps[0].detail.clone();
+    assert!(detail.contains("code 137: out of memory"), "{detail}");
+}
+
+#[test]
 fn a_job_that_is_done_is_not_run_again_after_a_power_cut_unless_asked() {
     let mut bench = Bench::connected();
     let image = bench.fleet.image(1, &[10]);

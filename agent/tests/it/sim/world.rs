@@ -553,6 +553,7 @@ impl World {
             app: app.clone(),
             pid,
             code,
+            out_of_memory: false,
         });
     }
 
