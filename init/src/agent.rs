@@ -21,7 +21,7 @@ pub fn run() -> Result<ExitCode, InitError> {
         return Ok(ExitCode::from(NOT_ENROLLED as u8));
     }
     let mut command = Command::new("/proc/self/exe");
-    command.args(["agent", "--stop-containers"]);
+    command.arg0("punnet").args(["agent", "--stop-containers"]);
     if given.exists() {
         command.arg("--enrolment").arg(given);
     }

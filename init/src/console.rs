@@ -17,6 +17,8 @@ use crate::read_word;
 const HELP: &str = "troubles           what is wrong with this board\n\
                     ls DIR, cat FILE   look around\n\
                     kernel             the kernel's last messages\n\
+                    processes          what runs\n\
+                    signal NAME PID    signal STOP 7\n\
                     reboot, poweroff   end in order\n\
                     anything else      a verb of punnet: ps, logs NAME, images, help ...";
 /// Of a file or of the kernel's messages, at once.
@@ -67,6 +69,8 @@ fn answer(words: &[&str]) {
         ["kernel"] => show("/dev/kmsg", OFlag::O_NONBLOCK.bits()),
         ["cat", file] => show(file, OFlag::O_NONBLOCK.bits()),
         ["ls", folder] => list(folder),
+        ["processes"] => processes(),
+        ["signal", name, pid] => signal(name, pid),
         ["reboot"] => kill(Pid::from_raw(1), Signal::SIGTERM).map_err(Into::into),
         ["poweroff"] => kill(Pid::from_raw(1), Signal::SIGUSR2).map_err(Into::into),
         verb => Command::new("/proc/self/exe").args(verb).status().map(drop),
@@ -94,6 +98,26 @@ fn show(path: &str, flags: i32) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn processes() -> std::io::Result<()> {
+    let pids = fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Threads of the kernel have no command line.
+        if !line.is_empty() {
+            println!("{pid:>5} {}", String::from_utf8_lossy(&line).replace('\0', " "));
+        }
+    }
+    Ok(())
+}
+
+fn signal(name: &str, pid: &str) -> std::io::Result<()> {
+    let signal = format!("SIG{name}").parse::<Signal>()?;
+    let pid = pid.parse().map_err(std::io::Error::other)?;
+    Ok(kill(Pid::from_raw(pid), signal)?)
 }
 
 fn list(folder: &str) -> std::io::Result<()> {

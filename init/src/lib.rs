@@ -46,6 +46,12 @@ pub struct Hooks {
 
 /// Runs a role; PID 1's when none is named.
 pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
+    if role.is_some() {
+        // PID 1 blocks what it reads from a descriptor, and its children inherit that: nothing could end them in order.
+        nix::sys::signal::SigSet::empty()
+            .thread_set_mask()
+            .map_err(InitError::at("unblock", "signals"))?;
+    }
     match role {
         None if std::process::id() == 1 => supervisor::run(),
         None => Err(InitError::NotPid1),
