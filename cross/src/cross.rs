@@ -46,7 +46,13 @@ pub fn run_command(options: &Options) -> Result<()> {
 }
 
 /// A board's description.
+///
+/// `rpi-` is short for `raspberry-pi-`.
 pub fn board(name: &str) -> Result<Description> {
+    let long = name
+        .strip_prefix("rpi-")
+        .map(|model| format!("raspberry-pi-{model}"));
+    let name = long.as_deref().unwrap_or(name);
     punnet_boards::describe(&root().join("board-configs"), name)
         .with_context(|| format!("there are: {}", board_names().unwrap_or_default().join(", ")))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use punnet_boards::{Drive, Qemu};
 
+use crate::build::target_dir;
 use crate::image::{Artefacts, command_line};
 use crate::packages;
 use crate::process::{self, Server, run, wait_for};
@@ -42,9 +43,17 @@ impl Machine {
         let (server, keyboard, mut screen) = Server::start_with_pipes("emulated board", &mut command)?;
         let output = Arc::new(Mutex::new(String::new()));
         let collected = output.clone();
+        let log = target_dir().join(format!("serial-{}.log", artefacts.description.board.name));
+        let mut log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = screen.read(&mut piece) {
+                // For people; the tests go by what is collected.
+                log.write_all(&piece[..length]).ok();
                 let text = String::from_utf8_lossy(&piece[..length]).replace('\r', "");
                 collected
                     .lock()
@@ -104,8 +113,9 @@ impl Machine {
             let before = self.output().len();
             self.type_line(line)?;
             let answer = self.wait_for(line, timeout, |output| {
-                let new = &output[before..];
-                Ok(new.ends_with("punnet> ").then(|| new.to_owned()))
+                // Up to the next prompt: the agent's own words may follow it.
+                let answer = output[before..].split_once("\npunnet> ");
+                Ok(answer.map(|(answer, _)| answer.to_owned()))
             })?;
             if wanted(&answer) {
                 return Ok(answer);

@@ -139,16 +139,15 @@ impl Stand {
         Ok(archive)
     }
 
-    /// Builds the example image for another platform, as an OCI layout directory and nowhere else. `ballast` is one more file in it.
-    pub fn build_hello_for(&self, platform: &str, layout: &Path, ballast: &[u8]) -> Result<()> {
+    /// Builds the example image for another platform, as an OCI layout directory and nowhere else, with these executable files besides.
+    pub fn build_hello_for(&self, platform: &str, layout: &Path, more: &[(&str, &[u8])]) -> Result<()> {
         let context = self.hello_context()?;
-        if !ballast.is_empty() {
-            std::fs::write(context.join("ballast"), ballast)?;
-            std::fs::write(
-                context.join("Containerfile"),
-                format!("{CONTAINERFILE}COPY ballast /ballast\n"),
-            )?;
+        let mut file = CONTAINERFILE.to_owned();
+        for (name, content) in more {
+            std::fs::write(context.join(name), content)?;
+            file += &format!("COPY --chmod=755 {name} /{name}\n");
         }
+        std::fs::write(context.join("Containerfile"), file)?;
         let mut command = self.punnet(&["build", "--platform", platform, "--output"]);
         run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))
     }

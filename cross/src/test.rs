@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::build::cargo;
 use crate::process::{run, stdout_of};
 use crate::vm::Machine;
-use crate::{bench, demo, fuzz, packages, powercut, size};
+use crate::{bench, boot, demo, fuzz, packages, powercut, size};
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -15,6 +15,9 @@ pub struct Options {
     /// Run only the stages whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Only boot every board that QEMU emulates; CI boots some of them each time
+    #[arg(long, conflicts_with = "only")]
+    boards: bool,
 }
 
 /// How long the runtime's suite may take in the virtual machine: some two minutes are usual.
@@ -44,6 +47,7 @@ const STAGES: &[Stage] = &[
     ("size", || size::run(&size::Options::default())),
     ("virtual-machine", virtual_machine),
     ("powercut", powercut::run_few),
+    ("boards", boot::run_in_ci),
     ("demo", || demo::run(&demo::Options::default())),
     ("demo-rootless", demo_rootless),
     ("bench", || bench::run_all(&bench::Options::shortest())),
@@ -51,6 +55,9 @@ const STAGES: &[Stage] = &[
 
 /// Runs the stages.
 pub fn run_all(options: &Options) -> Result<()> {
+    if options.boards {
+        return boot::run_on_all();
+    }
     let began = Instant::now();
     let mut done = 0;
     for (name, stage) in STAGES {

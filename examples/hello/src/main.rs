@@ -1,6 +1,7 @@
 //! The program of the example image: says where it runs, then one line a second until it is told to end.
 //!
-//! `hello [--once] [--exit CODE]`: end after the first line; end with this code. The greeting is `$GREETING`.
+//! `hello [--once] [--exit CODE] [--fill MIB]`: end after the first line; end with this code; use up so much memory first. The greeting is
+//! `$GREETING`.
 
 #![forbid(unsafe_code)]
 
@@ -22,13 +23,16 @@ fn main() -> ExitCode {
         host.trim(),
         std::process::id()
     ));
-    if let Some(code) = args
-        .iter()
-        .position(|arg| arg == "--exit")
-        .and_then(|at| args.get(at + 1)?.parse::<u8>().ok())
-    {
+    let number = |name: &str| {
+        let at = args.iter().position(|arg| arg == name)?;
+        args.get(at + 1)?.parse::<usize>().ok()
+    };
+    if let Some(code) = number("--exit").and_then(|code| u8::try_from(code).ok()) {
         return ExitCode::from(code);
     }
+    // Written to, so that the kernel must give it.
+    let filled = number("--fill").map(|mib| vec![1_u8; mib << 20]);
+    std::hint::black_box(&filled);
     if args.iter().any(|arg| arg == "--once") {
         return ExitCode::SUCCESS;
     }
