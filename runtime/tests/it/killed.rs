@@ -171,7 +171,7 @@ fn create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_re
     if only_punnet("create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove") {
         return;
     }
-    kill_everywhere(":", "create", &[], 1);
+    kill_everywhere(":", "create", &[], 2);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn without_a_cgroup_too_nothing_of_a_killed_create_lives_on() {
     if only_punnet("without_a_cgroup_too_nothing_of_a_killed_create_lives_on") {
         return;
     }
-    kill_everywhere("umount -l -R /sys/fs/cgroup", "create", &[], 2);
+    kill_everywhere("umount -l -R /sys/fs/cgroup", "create", &[], 5);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn start_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_rem
     if only_punnet("start_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove") {
         return;
     }
-    kill_everywhere(":", "start", &[&["create"]], 3);
+    kill_everywhere(":", "start", &[&["create"]], 6);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn delete_killed_at_any_system_call_can_be_repeated() {
     if only_punnet("delete_killed_at_any_system_call_can_be_repeated") {
         return;
     }
-    kill_everywhere(":", "delete --force", &[&["create"], &["start"]], 3);
+    kill_everywhere(":", "delete --force", &[&["create"], &["start"]], 6);
 }
 
 #[test]
