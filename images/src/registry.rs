@@ -27,6 +27,7 @@ use crate::zstd::ZstdReader;
 use crate::{Digest, Error, Reference, Result, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::path::Path;
 
 pub use client::{Client, Notice, Options};
 pub use credentials::{Credentials, Found, Keyring};
@@ -70,23 +71,30 @@ fn source(remote: Remote, reference: &Reference, mut descriptor: Descriptor) -> 
     Source::remote(place.into(), Index::of(vec![descriptor]), remote)
 }
 
-/// Opens an OCI layout directory on a web server: the URL of the folder that holds `oci-layout`, `index.json` and `blobs/`.
-pub fn open_layout(text: &str, mut settings: Settings, options: &Options) -> Result<Source> {
+/// Opens an image on a web server: an archive, when the URL's path ends in `.tar`, `.tar.gz` or `.tgz`; otherwise an OCI layout directory, the
+/// folder that holds `oci-layout`, `index.json` and `blobs/`. An archive has to be read to and fro: it is put into `folder` first, in a file
+/// that has no name and goes with the source.
+pub fn open_url(text: &str, mut settings: Settings, options: &Options, folder: &Path) -> Result<Source> {
     let refused = |why: &str| Error::NotAnImage {
         path: text.into(),
         why: why.to_owned(),
     };
     let url = Url::parse(text).ok_or_else(|| refused("it is not a URL of HTTP or HTTPS"))?;
-    if url.target.contains('?') {
-        return Err(refused("a layout is a folder: its URL has no query"));
-    }
-    let folder = url.origin.url(format!("{}/", url.target.trim_end_matches('/')));
     // A URL says itself whether there is TLS.
     let name = url.origin.authority();
     settings.registry(&name).insecure = Some(!url.origin.https);
-    let mut endpoint = settings.endpoint(&name, &folder.target)?;
-    endpoint.origin = url.origin;
-    let remote = Remote::of_layout(Client::new(endpoint, options.clone()), folder);
+    let mut endpoint = settings.endpoint(&name, &url.target)?;
+    endpoint.origin = url.origin.clone();
+    let client = Client::new(endpoint, options.clone());
+    let path = url.target.split('?').next().unwrap_or_default();
+    if [".tar", ".tar.gz", ".tgz"].iter().any(|end| path.ends_with(end)) {
+        return Source::from_stream(Remote::file(client, url)?, folder);
+    }
+    if url.target.contains('?') {
+        return Err(refused("a layout is a folder: its URL has no query"));
+    }
+    let place = url.origin.url(format!("{}/", url.target.trim_end_matches('/')));
+    let remote = Remote::of_layout(client, place);
     let layout = remote.layout_file("oci-layout")?;
     check_layout(&layout.ok_or_else(|| refused("there is no `oci-layout` file"))?)?;
     let index = remote.layout_file("index.json")?;

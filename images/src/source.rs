@@ -223,7 +223,7 @@ impl Source {
         (&mut stream)
             .take(2)
             .read_to_end(&mut magic)
-            .map_err(Error::Stream)?;
+            .map_err(Error::stream)?;
         let whole = io::Cursor::new(magic.clone()).chain(stream);
         let mut whole: Box<dyn Read> = match magic == GZIP_MAGIC {
             true => Box::new(flate2::read::MultiGzDecoder::new(whole)),
@@ -746,7 +746,7 @@ fn copy(from: &mut dyn Read, mut to: &File, folder: &Path) -> Result<()> {
                 .write_all(&buffer[..count])
                 .map_err(Error::at("write to", folder))?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::Stream(error)),
+            Err(error) => return Err(Error::stream(error)),
         }
     }
 }

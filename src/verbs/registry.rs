@@ -39,7 +39,7 @@ pub const PULL: Verb = Verb {
     summary: "Fetch an image from a registry",
     synopsis: "[--platform OS/ARCH[/VARIANT]] [--tag NAME] [--limit-rate BYTES] [--keep-partial] [--ca FILE] [--insecure] [--retries N] [--json | --quiet] REF|URL",
     details: "REF is [REGISTRY/]NAME[:TAG][@DIGEST] by Docker's rules: without a registry it is one of Docker Hub. URL is that of an OCI image layout\n\
-              directory on a web server (http:// or https://, with index.json in it). Prints the manifest's digest.\n\
+              directory on a web server (http:// or https://, with index.json in it), or of an archive (.tar, .tar.gz, .tgz). Prints the manifest's digest.\n\
               An image for another CPU or system is refused before any layer is fetched. A transfer goes on at the byte where the link broke.\n\
               Settings (mirrors, certificates): registries.json in the data root. Passwords: punnet login, then Docker's config.json.\n\
               Proxies: http_proxy, https_proxy, no_proxy. See docs/registries.md.\n\
@@ -223,7 +223,8 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     }
     let (source, reference) = if text.contains("://") {
         let settings = Settings::read(&settings_path(roots)?)?;
-        let source = registry::open_layout(text, with_ca(settings, &given, host_of(text)), &options)?;
+        let settings = with_ca(settings, &given, host_of(text));
+        let source = registry::open_url(text, settings, &options, &roots.data()?.join("store"))?;
         let images = source.images();
         let own = images.first().filter(|_| images.len() == 1);
         let own = own.and_then(|image| image.name.as_ref()?.parse().ok());

@@ -1,6 +1,6 @@
 //! An image on a registry, or as an OCI layout on a web server: documents by digest, and blobs as streams that go on where the link broke.
 
-use super::client::{Client, Fault, Request, Response, nonsense};
+use super::client::{Client, Fault, Method, Request, Response, nonsense};
 use super::policy::Pace;
 use super::url::Url;
 use crate::oci::{self, Descriptor, media_type};
@@ -136,7 +136,7 @@ impl Remote {
         RemoteBlob {
             client: Arc::clone(&self.client),
             url: self.url_of(descriptor),
-            digest: descriptor.digest,
+            name: format!("blob {}", descriptor.digest),
             size: descriptor.size,
             position: 0,
             response: None,
@@ -149,6 +149,33 @@ impl Remote {
                 .and_then(|folder| Partial::open(folder, descriptor)),
             failure: None,
         }
+    }
+
+    /// A whole file at a URL, whose length the server must know.
+    pub fn file(client: Client, url: Url) -> Result<RemoteBlob> {
+        let mut question = Request::get(url.clone());
+        question.method = Method::Head;
+        let name = format!("file {url}");
+        let answer = client.send(&question)?.ok_or_else(|| missing(&client, &name))?;
+        let length = answer
+            .head
+            .get("content-length")
+            .and_then(|length| length.parse().ok());
+        client.keep(answer);
+        let size = length.ok_or_else(|| nonsense(&url, "it does not say how long the file is".to_owned()))?;
+        Ok(RemoteBlob {
+            limiter: client.rate_bytes_per_s().map(Limiter::new),
+            client: Arc::new(client),
+            url,
+            name,
+            size,
+            position: 0,
+            response: None,
+            pace: None,
+            connections: 0,
+            partial: None,
+            failure: None,
+        })
     }
 
     fn url_of(&self, descriptor: &Descriptor) -> Url {
@@ -191,7 +218,7 @@ impl Remote {
     }
 
     fn missing(&self, digest: &Digest) -> Error {
-        missing(&self.client, digest)
+        missing(&self.client, &format!("blob {digest}"))
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<u8>>> {
@@ -207,9 +234,9 @@ impl Remote {
     }
 }
 
-fn missing(client: &Client, digest: &Digest) -> Error {
+fn missing(client: &Client, name: &str) -> Error {
     Error::NotThere {
-        what: format!("blob {digest} of {}", client.endpoint().repository),
+        what: format!("{name} of {}", client.endpoint().repository),
         registry: client.endpoint().origin.to_string(),
     }
 }
@@ -258,7 +285,8 @@ pub fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
 pub struct RemoteBlob {
     client: Arc<Client>,
     url: Url,
-    digest: Digest,
+    /// What it is called in errors.
+    name: String,
     size: u64,
     position: u64,
     response: Option<Response>,
@@ -275,7 +303,7 @@ impl fmt::Debug for RemoteBlob {
         write!(
             out,
             "RemoteBlob({}, {} of {})",
-            self.digest, self.position, self.size
+            self.name, self.position, self.size
         )
     }
 }
@@ -307,7 +335,7 @@ impl RemoteBlob {
         self.connections += 1;
         if self.connections > CONNECTIONS_MAX {
             return Err(Fault::Fatal(Error::Limit {
-                what: format!("the number of connections for blob {}", self.digest),
+                what: format!("the number of connections for {}", self.name),
                 limit: CONNECTIONS_MAX.to_string(),
             }));
         }
@@ -316,14 +344,14 @@ impl RemoteBlob {
             request.headers = format!("Range: bytes={}-\r\n", self.position);
         }
         let response = self.client.attempt(&request)?;
-        let mut response = response.ok_or_else(|| missing(&self.client, &self.digest))?;
+        let mut response = response.ok_or_else(|| missing(&self.client, &self.name))?;
         let (begin, total) = match response.head.content_range() {
             Some((begin, total)) if response.head.status == 206 => (begin, total),
             _ => (0, response.body.length()),
         };
         if let Some(actual) = total.filter(|&total| total != self.size) {
             return Err(Fault::Fatal(Error::Size {
-                what: format!("blob {}", self.digest),
+                what: self.name.clone(),
                 expected: self.size,
                 actual,
             }));

@@ -511,12 +511,17 @@ fn a_layout_on_a_web_server_is_an_image() {
         }
     });
     for url in [server.url("/images/app"), server.url("/images/app/")] {
-        let source = registry::open_layout(&url, Settings::default(), &options()).unwrap();
+        let source = registry::open_url(&url, Settings::default(), &options(), made.folder.path()).unwrap();
         let image = take_in(&made, &source, "app").unwrap();
         assert!(made.store().verify(&image).unwrap().is_empty());
     }
-    let error =
-        registry::open_layout(&server.url("/nothing/here"), Settings::default(), &options()).unwrap_err();
+    let error = registry::open_url(
+        &server.url("/nothing/here"),
+        Settings::default(),
+        &options(),
+        made.folder.path(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("oci-layout"), "{error}");
 }
 
@@ -774,4 +779,37 @@ fn what_was_kept_is_not_fetched_again_by_the_next_process() {
     .unwrap();
     let error = pull_with(&made, &server.reference("app:1"), &options).unwrap_err();
     assert!(chain(&error).contains("is damaged"), "{}", chain(&error));
+}
+
+#[test]
+fn an_archive_on_a_web_server_is_an_image_over_a_broken_link_too() {
+    let made = made(2);
+    let archive = made.folder.path().join("app.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&archive).unwrap());
+    builder
+        .append_dir_all("", made.folder.path().join("layout"))
+        .unwrap();
+    builder.finish().unwrap();
+    let bytes = fs::read(&archive).unwrap();
+    let length = bytes.len();
+    let server = Server::start(move |seen| match (seen.method.as_str(), range_begin(seen)) {
+        ("HEAD", _) => reply(200, "", bytes.clone()),
+        (_, Some(begin)) => {
+            let range = format!("Content-Range: bytes {begin}-{}/{length}\r\n", length - 1);
+            reply(206, &range, &bytes[begin..])
+        }
+        _ => Reply::Raw(
+            [
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes(),
+                &bytes[..50_000],
+            ]
+            .concat(),
+        ),
+    });
+    let url = server.url("/images/app.tar");
+    let source = registry::open_url(&url, Settings::default(), &options(), made.folder.path()).unwrap();
+    let image = take_in(&made, &source, "app").unwrap();
+    assert!(made.store().verify(&image).unwrap().is_empty());
+    let asked: Vec<_> = server.seen().iter().map(range_begin).collect();
+    assert_eq!(asked, [None, None, Some(50_000)]);
 }
