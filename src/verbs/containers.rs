@@ -148,10 +148,15 @@ pub fn status(runtime: &Runtime, folders: &Folders) -> Result<Option<punnet_spec
     }
 }
 
+/// Whether the program is there; one that an engine's `pause` has suspended is.
+pub fn runs(status: Status) -> bool {
+    matches!(status, Status::Running | Status::Paused)
+}
+
 /// Makes way for a new start: what has ended is forgotten, what runs is an error.
 pub fn clear_ended(runtime: &Runtime, folders: &Folders) -> Result<(), CliError> {
     match status(runtime, folders)?.map(|state| state.status) {
-        Some(Status::Running) => Err(CliError::Running(folders.name.clone())),
+        Some(status) if runs(status) => Err(CliError::Running(folders.name.clone())),
         // Created or creating: somebody was killed on the way.
         Some(_) => Ok(runtime.delete(&id(folders)?, true)?),
         None => Ok(()),
@@ -190,8 +195,7 @@ pub fn start(roots: &Roots, folders: &Folders) -> Result<(), CliError> {
 pub fn stop(roots: &Roots, folders: &Folders, timeout_s: Option<u64>) -> Result<(), CliError> {
     let runtime = runtime(roots)?;
     let meta = folders.meta()?;
-    let running =
-        || Ok::<_, CliError>(status(&runtime, folders)?.is_some_and(|state| state.status == Status::Running));
+    let running = || Ok::<_, CliError>(status(&runtime, folders)?.is_some_and(|state| runs(state.status)));
     if !running()? {
         return Ok(());
     }
@@ -222,7 +226,7 @@ pub fn remove(roots: &Roots, folders: &Folders, force: bool) -> Result<(), CliEr
         if !folders.bundle.is_dir() {
             return Err(CliError::NoContainer(folders.name.clone()));
         }
-        if status(&runtime, folders)?.is_some_and(|state| state.status == Status::Running) {
+        if status(&runtime, folders)?.is_some_and(|state| runs(state.status)) {
             return Err(CliError::StillRunning(folders.name.clone()));
         }
     }
@@ -249,20 +253,16 @@ fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         // Half made, half removed or damaged: shown by nobody, removed by rm --force.
         let Ok(meta) = folders.meta() else { continue };
         let state = status(&runtime, &folders)?;
-        let running = state
-            .as_ref()
-            .is_some_and(|state| state.status == Status::Running);
+        let running = state.as_ref().is_some_and(|state| runs(state.status));
         if !running && !given.has("all") {
             continue;
         }
         let started_once = state.is_some() || folders.run.join("log").exists();
         rows.push(Row {
-            status: if running {
-                "running"
-            } else if started_once {
-                "stopped"
-            } else {
-                "created"
+            status: match &state {
+                Some(state) if running => state.status.as_str(),
+                _ if started_once => "stopped",
+                _ => "created",
             },
             pid: state.filter(|_| running).and_then(|state| state.pid),
             exit_code: if running { None } else { folders.exit_code() },
@@ -314,7 +314,7 @@ fn logs(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     let mut buffer = [0; 16 * 1024];
     loop {
         // Asked before reading: what is written between the two is read in the next round.
-        let running = status(&runtime, &folders)?.is_some_and(|state| state.status == Status::Running);
+        let running = status(&runtime, &folders)?.is_some_and(|state| runs(state.status));
         let (from, read) = log.read_from(offset, &mut buffer)?;
         if from > offset && offset > 0 {
             eprintln!("punnet: {} bytes of output were dropped here", from - offset);

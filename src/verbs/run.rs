@@ -11,7 +11,7 @@ use punnet_images::Digest;
 use punnet_images::bundle::{self, BindMount, DeviceNode, IdMaps, Place, RunOptions};
 use punnet_images::users::Users;
 use punnet_runtime::{CreateOptions, ExecOptions};
-use punnet_spec::{IdMapping, Spec, Status};
+use punnet_spec::{IdMapping, Spec};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
@@ -547,7 +547,7 @@ fn dev_null() -> Result<std::os::fd::OwnedFd, CliError> {
 fn exec(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
     let folders = Folders::existing(roots, given.text(0)?)?;
     let runtime = runtime(roots)?;
-    if containers::status(&runtime, &folders)?.is_none_or(|state| state.status != Status::Running) {
+    if containers::status(&runtime, &folders)?.is_none_or(|state| !containers::runs(state.status)) {
         return Err(CliError::NotRunning(folders.name));
     }
     if given.words().len() < 2 {

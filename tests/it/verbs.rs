@@ -47,6 +47,31 @@ fn exit_codes_are_the_ones_docker_s_users_know() {
 }
 
 #[test]
+fn a_suspended_container_is_not_taken_for_an_ended_one() {
+    let stand = stand_with_image();
+    ok(&mut stand.punnet(&["run", "--detach", "--name", "web", "hello"]));
+    let id = containers(&stand)[0]["id"].as_str().unwrap().to_owned();
+    let oci = stand.path().join("run/oci").display().to_string();
+    let paused = output(&mut stand.punnet(&["oci", "--root", &oci, "pause", &id]));
+    let complaint = String::from_utf8_lossy(&paused.stderr).into_owned();
+    if complaint.contains("no cgroup") {
+        println!("SKIPPED: nothing to suspend it with: {complaint}");
+        return;
+    }
+    assert!(paused.status.success(), "{complaint}");
+    assert_eq!(containers(&stand)[0]["status"], "paused");
+    for words in [&["start", "web"][..], &["rm", "web"]] {
+        let complaint = output(&mut stand.punnet(words));
+        assert!(!complaint.status.success(), "{words:?}");
+    }
+    let complaint = fails(&mut stand.punnet(&["exec", "web", "/hello"]), 125);
+    assert!(complaint.contains("paused"), "{complaint}");
+    ok(&mut stand.punnet(&["oci", "--root", &oci, "resume", &id]));
+    assert_eq!(containers(&stand)[0]["status"], "running");
+    ok(&mut stand.punnet(&["stop", "web"]));
+}
+
+#[test]
 fn a_detached_container_lives_by_itself() {
     let stand = stand_with_image();
     ok(&mut stand.punnet(&["run", "--detach", "--name", "web", "hello"]));
