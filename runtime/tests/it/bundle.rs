@@ -38,6 +38,12 @@ pub fn differs(reference: &str, how: &str) -> bool {
     tested
 }
 
+/// An emulated machine, as that of `cargo xtask vm`, takes some twenty times as long: there a sample of many equal tries has to do.
+pub fn is_emulated() -> bool {
+    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
+    vendor.starts_with("QEMU")
+}
+
 /// Copies a program from another process: a descriptor of ours that could write it would pass into whatever other tests fork
 /// meanwhile, and executing it then answers "Text file busy" (execve(2), ETXTBSY).
 pub fn install(program: impl AsRef<Path>, to: &Path) {

@@ -1,7 +1,7 @@
 //! What images and running containers try with paths and mounts: each test fails on a runtime that joins paths as text, or that looks first
 //! and mounts later. docs/escapes.md has the table of them.
 
-use crate::bundle::{Bundle, bind, differs, only_punnet};
+use crate::bundle::{Bundle, bind, differs, is_emulated, only_punnet};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use punnet_spec::{Capabilities, DEFAULT_CAPABILITIES, Mount};
 use std::os::unix::fs::symlink;
@@ -12,8 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Mounts of one container in the test of races, and how many containers are started: together the thousands of attempts that exploits need.
 const MOUNTS_EACH: usize = 60;
 const CONTAINERS: usize = 40;
+const CONTAINERS_EMULATED: usize = 5;
 /// How often the deceived look-then-act of the same test is tried: one in some hundred tries falls for it.
 const NAIVE_TRIES_MAX: usize = 200_000;
+
+fn containers() -> usize {
+    if is_emulated() {
+        CONTAINERS_EMULATED
+    } else {
+        CONTAINERS
+    }
+}
 
 #[test]
 fn a_mount_target_behind_a_link_stays_inside() {
@@ -230,7 +239,7 @@ fn exchanging_a_mount_target_for_a_link_never_leads_out() {
     }
     bundle.write();
     let codes: Vec<i32> = while_exchanged(&bundle.rootfs(), host.path(), || {
-        (0..CONTAINERS)
+        (0..containers())
             .map(|_| bundle.call(&["run", &bundle.id()]).code)
             .collect()
     });
@@ -256,7 +265,7 @@ fn exchanging_the_place_of_procfs_never_leaves_its_files_unmasked() {
     bundle.write();
     let host = tempfile::tempdir().unwrap();
     let answers: Vec<_> = while_exchanged(&bundle.rootfs(), host.path(), || {
-        (0..CONTAINERS)
+        (0..containers())
             .map(|_| bundle.call(&["run", &bundle.id()]))
             .collect()
     });

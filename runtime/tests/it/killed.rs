@@ -1,6 +1,6 @@
 //! The runtime killed at any point, and others in its way: `delete --force` leaves nothing of any of it.
 
-use crate::bundle::{Answer, Bundle, only_punnet, wait_until};
+use crate::bundle::{Answer, Bundle, is_emulated, only_punnet, wait_until};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -138,18 +138,12 @@ fn sleeper() -> Bundle {
     bundle
 }
 
-/// An emulated machine takes some twenty times as long: there a sample has to do.
-fn slowness() -> usize {
-    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    if vendor.starts_with("QEMU") { 20 } else { 1 }
-}
-
 /// Kills `words` at one system call after the other until it is done before; `before` brings the container where the verb takes it up.
 fn kill_everywhere(set_up: &str, verb: &str, before: &[&[&str]], step: usize) {
     let bundle = sleeper();
     let id = bundle.id();
     let words: Vec<&str> = verb.split(' ').chain([id.as_str()]).collect();
-    for call in (1..CALLS_MAX).step_by(step * slowness()) {
+    for call in (1..CALLS_MAX).step_by(if is_emulated() { 20 * step } else { step }) {
         for words in before {
             let words: Vec<&str> = words.iter().copied().chain([id.as_str()]).collect();
             let answer = bundle.call(&words);
