@@ -50,6 +50,7 @@ pub fn run_all(options: &Options) -> Result<()> {
     };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     run_from_bundle(&programs.punnet, options.rounds)?;
+    build_rows(Stand::new(programs.clone())?, options.rounds)?;
     fleet_rows(programs, options.deployments)
 }
 
@@ -97,6 +98,59 @@ fn run_from_bundle(punnet: &Path, rounds: usize) -> Result<()> {
         Summary::of(samples).print("run `true` from a bundle", runtime.name, "ms", ours);
     }
     Ok(())
+}
+
+/// The scratch example from a Containerfile into the store: with nothing there, and again with nothing changed.
+fn build_rows(stand: Stand, rounds: usize) -> Result<()> {
+    let context = stand.hello_context()?;
+    let mut samples = vec![Vec::new(); 3];
+    let quiet = |mut command: Command| run(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    let timed = |mut command: Command| -> Result<f64> {
+        command.arg(&context);
+        let began = Instant::now();
+        quiet(command)?;
+        Ok(elapsed_ms(began))
+    };
+    let has_peer = is_installed("buildah") && nix::unistd::geteuid().is_root();
+    for round in 0..WARM_UP_ROUNDS + rounds {
+        ensure!(!interrupted(), "interrupted");
+        let mut taken = vec![
+            timed(stand.punnet(&["build", "--quiet", "--tag", "bench", "--no-cache"]))?,
+            timed(stand.punnet(&["build", "--quiet", "--tag", "bench"]))?,
+        ];
+        quiet(stand.punnet(&["rmi", "bench"]))?;
+        if has_peer {
+            let mut buildah = Command::new("buildah");
+            buildah.arg("--root").arg(stand.path().join("buildah"));
+            buildah.arg("--runroot").arg(stand.path().join("buildah-run"));
+            buildah.args([
+                "--storage-driver",
+                "vfs",
+                "build",
+                "--quiet",
+                "--no-cache",
+                "--isolation",
+                "chroot",
+            ]);
+            taken.push(timed(buildah)?);
+        }
+        if round >= WARM_UP_ROUNDS {
+            samples.iter_mut().zip(taken).for_each(|(row, ms)| row.push(ms));
+        }
+    }
+    let what = "build of the scratch example";
+    let ours = Summary::of(&mut samples[0]).median;
+    for (row, program) in samples
+        .iter_mut()
+        .zip(["punnet", "punnet, nothing changed", "buildah"])
+    {
+        if row.is_empty() {
+            println!("| {what} | {program} | SKIPPED: not installed, or not root | | |");
+        } else {
+            Summary::of(row).print(what, program, "ms", ours);
+        }
+    }
+    stand.remove()
 }
 
 /// Deployment to first output, and the agent's memory.

@@ -27,6 +27,7 @@ const DEPLOY_TIMEOUT_S: u32 = 60;
 const CONTAINERFILE: &str = include_str!("../../examples/hello/Containerfile");
 
 /// Our programs, built.
+#[derive(Clone)]
 pub struct Programs {
     /// The device binary.
     pub punnet: PathBuf,
@@ -131,7 +132,7 @@ impl Stand {
     /// Builds the example image for this machine into the device's store, and returns it as an archive too.
     pub fn build_hello(&self) -> Result<PathBuf> {
         let archive = self.path().join("hello.oci.tar");
-        let mut command = self.punnet(&["build", "--tag", "hello", "--output"]);
+        let mut command = self.punnet(&["build", "--quiet", "--tag", "hello", "--output"]);
         run(command
             .arg(&archive)
             .arg(self.hello_context()?)
@@ -148,11 +149,12 @@ impl Stand {
             file += &format!("COPY --chmod=755 {name} /{name}\n");
         }
         std::fs::write(context.join("Containerfile"), file)?;
-        let mut command = self.punnet(&["build", "--platform", platform, "--output"]);
+        let mut command = self.punnet(&["build", "--quiet", "--platform", platform, "--output"]);
         run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))
     }
 
-    fn hello_context(&self) -> Result<PathBuf> {
+    /// A folder with the example program and its Containerfile.
+    pub fn hello_context(&self) -> Result<PathBuf> {
         let context = self.path().join("hello");
         std::fs::create_dir_all(&context)?;
         std::fs::copy(&self.programs.hello, context.join("hello"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -384,6 +384,67 @@ fn what_a_killed_build_leaves_goes_with_the_next_build_or_prune() {
     }
 }
 
+/// A file system in RAM that goes with this value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, options: &str) -> Self {
+        ok(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&at));
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        output(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_build_in_words_and_the_next_one_goes_on() {
+    if !geteuid().is_root() {
+        println!("SKIPPED: mounting a small disk needs root");
+        return;
+    }
+    let bench = Bench::new();
+    let _disk = SmallDisk::mount(bench.path("data"), "size=16m");
+    ok(&mut bench.build(SHELL, &["--quiet", "--tag", "shell"]));
+    let noise = "dd if=/dev/urandom of=/noise bs=1M";
+    let step = format!("FROM shell\nRUN {noise} count=100\n");
+    let said = output(&mut bench.build(&step, &[]));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    for part in [
+        "No space left on device",
+        ":2:1: the command ended with exit status 1",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    // What a step has written fits, and its layer does not.
+    let layer = format!("FROM shell\nRUN {noise} count=7\n");
+    let complaint = fails(&mut bench.build(&layer, &["--quiet"]), 1);
+    assert!(
+        complaint.contains("no space left") && complaint.contains("punnet prune"),
+        "{complaint}"
+    );
+    let large = fs::File::create(bench.path("context/large")).unwrap();
+    std::io::copy(
+        &mut fs::File::open("/dev/urandom").unwrap().take(20 << 20),
+        &mut &large,
+    )
+    .unwrap();
+    let complaint = fails(&mut bench.build("FROM shell\nCOPY large /\n", &["--quiet"]), 1);
+    assert!(complaint.contains("no space left"), "{complaint}");
+    assert_eq!(bench.left(), Vec::<PathBuf>::new());
+    ok(&mut bench.punnet(&["prune"]));
+    ok(&mut bench.punnet(&["verify"]));
+    ok(&mut bench.build(
+        "FROM shell\nRUN echo 1 > /small\n",
+        &["--quiet", "--tag", "small"],
+    ));
+}
+
 #[test]
 fn steps_have_the_devices_network_unless_told_otherwise() {
     let bench = Bench::new();
@@ -461,6 +522,30 @@ fn several_platforms_are_an_index_and_the_store_gets_this_boards_image() {
     assert_eq!(stored.lines().count(), 1);
     let mine = format!("{:?}", events[16]["platforms"]);
     assert!(mine.contains(stored.trim()), "{stored} of {mine}");
+}
+
+#[test]
+fn podman_loads_what_a_build_writes_for_docker() {
+    if !geteuid().is_root() {
+        println!("SKIPPED: podman needs root to load without a session");
+        return;
+    }
+    let bench = Bench::new();
+    let archive = bench.path("app.tar");
+    let output = format!("--output=type=docker,dest={}", archive.display());
+    let text = format!("{SHELL}LABEL is=ours\nUSER 7\nCMD [\"cat\"]\n");
+    ok(&mut bench.build(&text, &["--quiet", "--tag", "example.test/app:1", &output]));
+    let podman = |args: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(bench.path("podman"));
+        command.arg("--runroot").arg(bench.path("podman-run"));
+        ok(command.args(["--storage-driver", "vfs"]).args(args))
+    };
+    podman(&["load", "--quiet", "--input", archive.to_str().unwrap()]);
+    let told: Value = serde_json::from_str(&podman(&["image", "inspect", "example.test/app:1"])).unwrap();
+    assert_eq!(told[0]["Labels"]["is"], "ours", "{told}");
+    assert_eq!(told[0]["User"], "7");
+    assert_eq!(told[0]["RootFS"]["Layers"].as_array().unwrap().len(), 2);
 }
 
 /// Fields of a configuration that both builders must set alike.
