@@ -99,6 +99,8 @@ pub struct Seen {
     pub pid: u32,
     /// How its process ended, when it did and that is known.
     pub exit_code: Option<i32>,
+    /// It ended, and the kernel had killed it or one of its processes at its limit of memory.
+    pub out_of_memory: bool,
 }
 
 /// How a container is.

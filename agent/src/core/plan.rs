@@ -112,6 +112,7 @@ mod tests {
             status,
             pid: 1,
             exit_code,
+            out_of_memory: false,
         }
     }
 

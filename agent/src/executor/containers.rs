@@ -83,6 +83,7 @@ pub fn parse_ps(json: &[u8]) -> Result<Listing, String> {
             status,
             pid,
             exit_code,
+            out_of_memory: false,
         };
         listing.rows.push(Row {
             seen,
@@ -169,6 +170,7 @@ mod tests {
             status: Status::Running,
             pid: 42,
             exit_code: None,
+            out_of_memory: false,
         };
         assert_eq!(
             listing.rows,

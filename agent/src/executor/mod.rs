@@ -403,6 +403,8 @@ impl Executor {
             seen.exit_code = self.watches.take_code(&seen.app, pid);
             self.note_exit_code(&seen.app, seen.exit_code);
         }
+        seen.out_of_memory =
+            seen.status == Status::Stopped && record::out_of_memory(&self.punnet.run_root, &seen.app);
         self.logs.watch(&seen.app, running.then_some(log_dir.as_path()));
         self.log_dirs.insert(seen.app.clone(), log_dir);
         seen

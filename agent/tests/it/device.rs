@@ -148,6 +148,7 @@ impl Device {
                     status: Status::Created,
                     pid: 0,
                     exit_code: None,
+                    out_of_memory: false,
                 };
                 self.container(app, |containers, app| {
                     assert!(containers.insert(app, seen).is_none(), "it is there already");

@@ -112,10 +112,11 @@ impl Core {
             if let Some(Seen {
                 status: Status::Stopped,
                 exit_code,
+                out_of_memory,
                 ..
             }) = app.container
             {
-                self.ended(now, name, exit_code, false);
+                self.ended(now, name, exit_code, out_of_memory);
             }
         }
         if unknown {

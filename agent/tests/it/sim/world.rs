@@ -440,6 +440,7 @@ impl World {
                         status: Status::Created,
                         pid: 0,
                         exit_code: None,
+                        out_of_memory: false,
                     };
                     self.containers.insert(
                         app,
