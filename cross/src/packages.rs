@@ -25,6 +25,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("ip", "iproute2"),
     ("apparmor_parser", "apparmor"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mformat", "mtools"),
     ("cc", "gcc"),
     ("c++", "g++"),
 ];
