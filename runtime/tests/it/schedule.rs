@@ -60,12 +60,15 @@ fn exec_runs_on_the_processors_it_is_given_and_init_on_all() {
     assert_eq!(processors(&init), own);
     let answer = bundle.call(&["exec", &bundle.id(), "cat", "/proc/self/status"]);
     assert_eq!(processors(&answer.out), "0", "{answer:?}");
-    // Without a final list the process keeps what it had when it came into the cgroup.
+    // Without a final list the kernel decides once the process is in the cgroup: with the cpuset controller it may have all again.
     let document = bundle.dir.path().join("process.json");
     let text = r#"{"args":["/bin/cat","/proc/self/status"],"cwd":"/","execCPUAffinity":{"initial":"0"}}"#;
     std::fs::write(&document, text).unwrap();
     let answer = bundle.call(&["exec", "--process", document.to_str().unwrap(), &bundle.id()]);
-    assert_eq!(processors(&answer.out), "0", "{answer:?}");
+    assert!(
+        ["0".to_owned(), own].contains(&processors(&answer.out)),
+        "{answer:?}"
+    );
 }
 
 #[test]
