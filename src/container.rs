@@ -7,6 +7,7 @@
 //!   upper/ work/                   the writable layer; mountpoints/ for a read-only container
 //! <run root>/containers/<name>/    made by start, gone with a reboot
 //!   log, log.times                 output (punnet-logs)
+//!   layer/                         the writable layer, with --writable-layer ram
 //!   exit_code                      when somebody was there to learn it
 //! <run root>/oci/<name>/           the runtime's own state
 //! ```
@@ -43,7 +44,13 @@ pub struct Meta {
     pub stop_signal: i32,
     /// Seconds between it and SIGKILL.
     pub stop_timeout_s: u64,
+    /// What it writes is in RAM, in [`Folders::ram_layer`], and belongs to this user and group.
+    #[serde(default)]
+    pub ram_layer: Option<Owner>,
 }
+
+/// User and group of a folder that is the container's.
+pub type Owner = (u32, u32);
 
 /// The folders of one container.
 pub struct Folders {
@@ -156,9 +163,21 @@ impl Folders {
         }
     }
 
-    /// Makes the folder in RAM.
+    /// Makes the folder in RAM, and in it what a reboot has taken.
     pub fn make_run(&self) -> Result<(), CliError> {
-        make_private(&self.run)
+        make_private(&self.run)?;
+        if let Some(owner) = self.meta()?.ram_layer {
+            let layer = self.ram_layer();
+            for path in [layer.clone(), layer.join("upper"), layer.join("work")] {
+                make_visible(&path, owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a writable layer in RAM is.
+    pub fn ram_layer(&self) -> PathBuf {
+        self.run.join("layer")
     }
 
     /// Removes both folders.
@@ -212,6 +231,16 @@ pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CliErr
 fn make_private(path: &Path) -> Result<(), CliError> {
     fs::create_dir_all(path).map_err(file("cannot create", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(file("cannot protect", path))
+}
+
+/// A folder that everybody in the container may look into; it may be there already.
+pub fn make_visible(path: &Path, (uid, gid): Owner) -> Result<(), CliError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.map_err(file("cannot create", path))?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(file("cannot protect", path))?;
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(file("cannot give away", path))
 }
 
 /// Temporary name, sync, rename: whole or not there, also after a power cut.

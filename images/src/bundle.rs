@@ -48,6 +48,8 @@ pub struct RunOptions {
     pub devices: Vec<DeviceNode>,
     /// No writable layer.
     pub read_only: bool,
+    /// Where what the container writes goes.
+    pub layer: Layer,
     /// cgroup v2 memory.max, and no swap beyond it.
     pub memory_bytes_max: Option<u64>,
     /// cgroup v2 pids.max.
@@ -64,6 +66,18 @@ pub struct RunOptions {
     pub terminal: bool,
     /// Set-id programs may raise privileges.
     pub new_privileges: bool,
+}
+
+/// Where what a container writes goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layer {
+    /// `upper` and `work` in the bundle, over the image's tree (overlayfs).
+    #[default]
+    OnDisk,
+    /// `upper` and `work` in this folder, which is in RAM: nothing is written to flash, and it is gone after a reboot.
+    InRam(PathBuf),
+    /// `rootfs` in the bundle is a copy of the image's tree.
+    Copied,
 }
 
 /// A directory or file of the host.
@@ -288,7 +302,10 @@ fn working_directory(image: &ContainerConfig, options: &RunOptions) -> Result<St
 }
 
 fn mounts(options: &RunOptions, place: &Place) -> Result<Vec<Mount>> {
-    let mut mounts = vec![root_mount(options, place)?];
+    let mut mounts = Vec::new();
+    if options.layer != Layer::Copied {
+        mounts.push(root_mount(options, place)?);
+    }
     let mut defaults = default_mounts(options.host_network);
     if options.privileged {
         defaults
@@ -386,10 +403,11 @@ fn root_mount(options: &RunOptions, place: &Place) -> Result<Mount> {
         let mountpoints = text(&place.bundle.join(MOUNTPOINTS))?;
         vec![format!("lowerdir={rootfs}:{mountpoints}")]
     } else {
-        let (upper, work) = (
-            text(&place.bundle.join("upper"))?,
-            text(&place.bundle.join("work"))?,
-        );
+        let folder = match &options.layer {
+            Layer::InRam(folder) => folder,
+            _ => &place.bundle,
+        };
+        let (upper, work) = (text(&folder.join("upper"))?, text(&folder.join("work"))?);
         vec![
             format!("lowerdir={rootfs}"),
             format!("upperdir={upper}"),
@@ -698,6 +716,25 @@ mod tests {
             )
         );
         assert!(read_only.root.unwrap().readonly);
+    }
+
+    #[test]
+    fn what_is_written_goes_where_the_layer_is() {
+        let with = |layer| {
+            let options = RunOptions {
+                layer,
+                ..RunOptions::default()
+            };
+            spec(&image(), &options, 0).unwrap()
+        };
+        let in_ram = with(Layer::InRam("/run/punnet/c/layer".into()));
+        assert_eq!(
+            in_ram.mounts[0].options.join(","),
+            "lowerdir=/store/images/x/rootfs,upperdir=/run/punnet/c/layer/upper,workdir=/run/punnet/c/layer/work"
+        );
+        let copied = with(Layer::Copied);
+        assert!(copied.mounts.iter().all(|mount| mount.destination != "/"));
+        assert_eq!(copied.root.unwrap().path, "rootfs");
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod init;
 #[cfg(feature = "images")]
 mod inspect;
 #[cfg(feature = "images")]
+mod layer;
+#[cfg(feature = "images")]
 mod options;
 #[cfg(feature = "images")]
 mod progress;

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 
 use nix::unistd::{getegid, geteuid};
-use punnet_images::Digest;
-use punnet_images::bundle::{self, BindMount, DeviceNode, IdMaps, Place, RunOptions};
+use punnet_images::bundle::{self, BindMount, DeviceNode, IdMaps, Layer, Place, RunOptions};
 use punnet_images::users::Users;
+use punnet_images::{Digest, Image};
 use punnet_runtime::{CreateOptions, ExecOptions};
 use punnet_spec::{IdMapping, Spec};
 
 use super::containers::{self, clear_ended, id, runtime};
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
-use super::{Flag, Given, Verb, Words, flag, registry, sign, valued};
-use crate::container::{Folders, Meta, file, unix_ms};
+use super::{Flag, Given, Verb, Words, flag, layer, registry, sign, valued};
+use crate::container::{Folders, Meta, Owner, file, make_visible, unix_ms};
 use crate::error::CliError;
 use crate::id_ranges::{self, Range};
 use crate::roots::Roots;
@@ -82,6 +82,11 @@ const RUN_FLAGS: &[Flag] = &[
         "A user namespace where ids are granted for it, or the device's users [auto]",
     ),
     flag("read-only", "No writable layer"),
+    valued(
+        "writable-layer",
+        "disk|ram|copy",
+        "Where what the container writes goes: ram spares the flash and is gone after a reboot; copy needs no overlayfs [disk; copy where the kernel has no overlayfs]",
+    ),
     flag(
         "privileged",
         "All capabilities, no system call filter, no masked or read-only kernel files, no user namespace of root's: as good as root on the device",
@@ -215,7 +220,8 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
     )?;
     let name = given.one("name").map_or_else(made_up_name, str::to_owned);
     let folders = Folders::of(roots, &name)?;
-    let options = run_options(roots, given, &name, terminal)?;
+    let mut options = run_options(roots, given, &name, terminal)?;
+    options.layer = layer::choose(given, &folders)?;
     if options.privileged {
         eprintln!(
             "punnet: --privileged: {name} has every capability, no system call filter, no masked or read-only kernel files and no limit on device \
@@ -242,6 +248,13 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         .or(config.stop_signal.as_deref())
         .unwrap_or("TERM");
     let bad_signal = || CliError::Usage(format!("{stop_signal:?} is no signal"));
+    // What is written there is the container's root user's.
+    let root_of = |map: &[IdMapping], own| map.first().map_or(own, |line| line.host_id);
+    let own_group = getegid().as_raw();
+    let owner = match &place.maps {
+        Some(maps) => (root_of(&maps.users, place.euid), root_of(&maps.groups, own_group)),
+        None => (place.euid, own_group),
+    };
     let meta = Meta {
         image: given.text(0)?.to_owned(),
         manifest: image.manifest.to_string(),
@@ -252,9 +265,10 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         stop_timeout_s: given
             .parsed("stop-timeout", duration_s)?
             .unwrap_or(STOP_TIMEOUT_S),
+        ram_layer: matches!(options.layer, Layer::InRam(_)).then_some(owner),
     };
     folders.claim()?;
-    let filled = fill(&folders, &options, &spec, &meta, place.maps.as_ref());
+    let filled = fill(&folders, &image, &options, &spec, &meta, owner);
     if let Err(error) = filled {
         // The first error is the one to tell; what cannot be removed now has no record and is removed with rm --force.
         drop(folders.remove());
@@ -295,7 +309,11 @@ fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>,
     };
     if geteuid().is_root() {
         // Devices and the device's network belong to the device's users: in a namespace of others their rights would not hold.
-        let opened = options.privileged || options.host_network || !options.devices.is_empty();
+        // A copy of the image's files has the image's owners, which nothing maps.
+        let opened = options.privileged
+            || options.host_network
+            || !options.devices.is_empty()
+            || options.layer == Layer::Copied;
         let ranges = RANGE_OWNERS.iter().find_map(|name| id_ranges::of(name, None));
         return Ok(ranges.filter(|_| wanted && !opened).map(|ranges| IdMaps {
             users: vec![line(0, ranges.users)],
@@ -339,31 +357,37 @@ fn pids_max(asked: Option<u32>) -> Option<u32> {
 
 fn fill(
     folders: &Folders,
+    image: &Image,
     options: &RunOptions,
     spec: &Spec,
     meta: &Meta,
-    maps: Option<&IdMaps>,
+    owner: Owner,
 ) -> Result<(), CliError> {
-    // What is written there is the container's root user's.
-    let root_of = |map: &[IdMapping]| map.first().map(|line| line.host_id);
-    let owner = maps.map(|maps| (root_of(&maps.users), root_of(&maps.groups)));
-    let writable: &[&str] = if options.read_only {
-        &[bundle::MOUNTPOINTS]
-    } else {
-        &["upper", "work"]
+    let writable: &[&str] = match options.layer {
+        Layer::Copied => &[],
+        _ if options.read_only => &[bundle::MOUNTPOINTS],
+        Layer::OnDisk => &["upper", "work"],
+        // Made at each start.
+        Layer::InRam(_) => &[],
     };
     for name in writable.iter().chain(&["rootfs"]) {
-        let path = folders.bundle.join(name);
-        fs::create_dir(&path).map_err(file("cannot create", &path))?;
         // The upper directory is the root directory that the container sees.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-            .map_err(file("cannot protect", &path))?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::chown(&path, uid, gid).map_err(file("cannot give away", &path))?;
-        }
+        make_visible(&folders.bundle.join(name), owner)?;
+    }
+    let rootfs = folders.bundle.join("rootfs");
+    if options.layer == Layer::Copied {
+        layer::copy(image, &rootfs)?;
     }
     if options.read_only {
-        make_mountpoints(&folders.bundle.join(bundle::MOUNTPOINTS), spec)?;
+        let copied = options.layer == Layer::Copied;
+        make_mountpoints(
+            &if copied {
+                rootfs
+            } else {
+                folders.bundle.join(bundle::MOUNTPOINTS)
+            },
+            spec,
+        )?;
     }
     let config_json = spec.to_json().expect("a specification of ours is always JSON");
     folders.write(&config_json, meta)
@@ -424,6 +448,7 @@ fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Resu
         tmpfs: owned("tmpfs"),
         devices: devices(roots, given)?,
         read_only: given.has("read-only"),
+        layer: Layer::OnDisk,
         memory_bytes_max: given.parsed("memory", size_bytes)?,
         pids_max: pids_max(given.parsed("pids-limit", |text| text.parse().ok())?),
         cpu_millis_max: given.parsed("cpus", cpu_millis)?,

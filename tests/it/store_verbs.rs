@@ -230,3 +230,62 @@ fn a_policy_keeps_unsigned_images_from_running() {
         125,
     );
 }
+
+#[test]
+fn what_a_container_writes_goes_where_it_was_asked_to() {
+    let stand = stand_with_image();
+    // A run root in RAM, whatever the stand's is.
+    let ram = tempfile::tempdir_in("/dev/shm").unwrap();
+    let in_ram = |args: &[&str]| {
+        let mut command = stand.punnet(&["--run-root"]);
+        command.arg(ram.path()).args(args);
+        command
+    };
+    for (layer, at) in [
+        ("ram", ram.path().join("containers/one/layer/upper/new")),
+        ("copy", stand.path().join("data/containers/one/rootfs/new")),
+        ("disk", stand.path().join("data/containers/one/upper/new")),
+    ] {
+        ok(&mut in_ram(&[
+            "run",
+            "--detach",
+            "--name",
+            "one",
+            "--writable-layer",
+            layer,
+            "hello",
+        ]));
+        let shown = json_of(&mut in_ram(&["ps", "--all", "--json"])).unwrap();
+        let pid = shown[0]["pid"].as_i64().unwrap();
+        std::fs::write(format!("/proc/{pid}/root/new"), "x").unwrap();
+        assert_eq!(std::fs::read_to_string(&at).unwrap(), "x", "{layer}");
+        // It is there again after a stop, and after a reboot unless it was in RAM.
+        ok(&mut in_ram(&["stop", "one"]));
+        ok(&mut in_ram(&["start", "one"]));
+        assert!(at.exists(), "{layer}");
+        ok(&mut in_ram(&["stop", "one"]));
+        std::fs::remove_dir_all(ram.path().join("containers")).unwrap();
+        ok(&mut in_ram(&["start", "one"]));
+        assert_eq!(at.exists(), layer != "ram", "{layer}");
+        ok(&mut in_ram(&["rm", "--force", "one"]));
+        assert!(!at.exists());
+        ok(&mut stand.punnet(&["verify"]));
+    }
+    // A copy may be read-only as well, and what is no RAM is not taken for it.
+    ok(&mut in_ram(&[
+        "run",
+        "--rm",
+        "--read-only",
+        "--writable-layer",
+        "copy",
+        "hello",
+        "--once",
+    ]));
+    let elsewhere = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut on_disk = stand.punnet(&["--run-root"]);
+    on_disk
+        .arg(elsewhere.path())
+        .args(["run", "--rm", "--writable-layer", "ram", "hello", "--once"]);
+    let complaint = fails(&mut on_disk, 125);
+    assert!(complaint.contains("not in RAM"), "{complaint}");
+}

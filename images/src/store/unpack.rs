@@ -521,7 +521,8 @@ fn is_folder(folder: &OwnedFd, name: &OsStr) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
-fn set_link_metadata(folder: &OwnedFd, name: &OsStr, metadata: &Metadata) -> nix::Result<()> {
+/// Owner and time of what cannot be opened.
+pub(super) fn set_link_metadata(folder: &OwnedFd, name: &OsStr, metadata: &Metadata) -> nix::Result<()> {
     if geteuid().is_root() {
         let (uid, gid) = metadata.owner();
         fchownat(folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;

@@ -161,3 +161,16 @@ fn skopeo_and_umoci_read_the_layer() {
     }
     assert_eq!(theirs, ours);
 }
+
+#[test]
+fn a_copy_has_all_of_the_tree_and_shares_nothing_with_the_store() {
+    let (made, store, image) = imported();
+    let copy = made.folder.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    let bytes = image.copy_to(&copy).unwrap();
+    assert!(bytes > 0);
+    assert_eq!(facts_below(&copy), facts_below(&image.rootfs()));
+    fs::write(copy.join("d/equal"), "written to").unwrap();
+    assert_eq!(fs::read_to_string(copy.join("equal")).unwrap(), "not linked");
+    assert_eq!(store.verify(&image).unwrap(), []);
+}

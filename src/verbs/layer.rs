@@ -1,0 +1,73 @@
+//! Where what a container writes goes: over the image's tree on the disk, over it in RAM, or into a copy of its own.
+
+use std::path::Path;
+
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
+use punnet_images::Image;
+use punnet_images::bundle::Layer;
+
+use super::Given;
+use crate::container::{Folders, file};
+use crate::error::CliError;
+
+/// statfs(2); nix has no name for it.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6_u32 as _);
+
+/// What `--writable-layer` says, or what this kernel can do.
+pub fn choose(given: &Given, folders: &Folders) -> Result<Layer, CliError> {
+    match given.one("writable-layer") {
+        None if has_overlay() => Ok(Layer::OnDisk),
+        None => {
+            eprintln!(
+                "punnet: this kernel has no overlayfs (CONFIG_OVERLAY_FS): the container gets a copy of the image's files"
+            );
+            Ok(Layer::Copied)
+        }
+        Some("disk") => Ok(Layer::OnDisk),
+        Some("copy") => Ok(Layer::Copied),
+        Some("ram") => {
+            assert_in_ram(
+                folders
+                    .run
+                    .ancestors()
+                    .find(|path| path.exists())
+                    .unwrap_or(Path::new("/")),
+            )?;
+            Ok(Layer::InRam(folders.ram_layer()))
+        }
+        Some(other) => Err(CliError::Usage(format!(
+            "--writable-layer takes disk, ram or copy, not {other:?}"
+        ))),
+    }
+}
+
+/// Copies the image's files.
+pub fn copy(image: &Image, to: &Path) -> Result<(), CliError> {
+    image.copy_to(to)?;
+    Ok(())
+}
+
+/// Asks the kernel, which loads its module for that. An ordinary user may not ask: overlayfs is looked for in the list then, and its absence said by the mount.
+fn has_overlay() -> bool {
+    let listed = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    listed
+        .lines()
+        .any(|line| line.trim_start_matches("nodev").trim() == "overlay")
+        || !geteuid().is_root()
+        || punnet_runtime::probe::file_system("overlay") != Err(nix::errno::Errno::ENODEV)
+}
+
+/// What is promised to be in RAM is.
+fn assert_in_ram(path: &Path) -> Result<(), CliError> {
+    let kind = statfs(path)
+        .map_err(|errno| file("cannot look at", path)(errno.into()))?
+        .filesystem_type();
+    if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&kind) {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "--writable-layer ram: {} is not in RAM; choose a --run-root on a tmpfs",
+        path.display()
+    )))
+}
