@@ -11,6 +11,7 @@ mod escapes;
 mod intruders;
 mod isolation;
 mod killed;
+mod labels;
 mod life;
 mod limits;
 mod mounts;
