@@ -1,10 +1,11 @@
 //! `cargo xtask test`: every check there is, in stages. CI runs exactly this.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build::cargo;
+use crate::build::{cargo, root};
 use crate::process::{run, stdout_of};
 use crate::vm::Machine;
 use crate::{bench, boot, demo, engines, fuzz, packages, powercut, size};
@@ -157,41 +158,63 @@ fn dependencies() -> Result<()> {
     ]))
 }
 
+/// What builds every test.
+const WORKSPACE_TESTS: [&str; 5] = [
+    "test",
+    "--workspace",
+    "--all-features",
+    "--all-targets",
+    "--locked",
+];
+
 fn tests() -> Result<()> {
-    run(cargo().args([
-        "test",
-        "--workspace",
-        "--all-features",
-        "--all-targets",
-        "--locked",
-        "--no-fail-fast",
-    ]))
+    run(cargo().args(WORKSPACE_TESTS).arg("--no-fail-fast"))
 }
 
 /// The runtime's suite again where limits act and nothing is missing, and a part of it on a reference, so that it is right.
 fn virtual_machine() -> Result<()> {
     let suite = ["test", "--package", "punnet-runtime", "--test", "it", "--locked"];
-    run(cargo().args(suite).args(["--quiet", "--no-run"]))?;
-    let listing = stdout_of(cargo().args(suite).args(["--no-run", "--message-format", "json"]))?;
-    let suite = listing
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "it")
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .context("cargo names no test program of the runtime")?;
+    let suite = test_program(&suite, "runtime")?;
     for (runtime, tests) in [("punnet", &[][..]), ("crun", TESTS_ON_CRUN)] {
         let command: Vec<&str> = std::iter::once(suite.as_str())
             .chain(tests.iter().copied())
             .collect();
-        let code = Machine::new(&command)?
-            .with_environment(&[format!("RUNTIME={runtime}")])
-            .run(VIRTUAL_MACHINE_TIMEOUT)?;
-        ensure!(
-            code == 0,
-            "the runtime's tests ended with exit code {code} on {runtime} in the virtual machine"
-        );
+        run_inside(Machine::new(&command)?, runtime)?;
     }
+    // As a Raspberry Pi's firmware boots it: what cannot be limited is refused, and the doctor says why.
+    let verbs = test_program(&WORKSPACE_TESTS, "")?;
+    let both = format!("{suite} without_a_controller && {verbs} doctor::");
+    let raspberry = Machine::new(&["sh", "-c", &both])?.with_kernel_words("cgroup_disable=memory");
+    run_inside(raspberry, "punnet")
+}
+
+fn run_inside(machine: Machine, runtime: &str) -> Result<()> {
+    let code = machine
+        .with_environment(&[format!("RUNTIME={runtime}")])
+        .run(VIRTUAL_MACHINE_TIMEOUT)?;
+    ensure!(
+        code == 0,
+        "the tests ended with exit code {code} on {runtime} in the virtual machine"
+    );
     Ok(())
+}
+
+/// The file of the integration tests of the package in this folder, built by these words to cargo.
+fn test_program(words: &[&str], folder: &str) -> Result<String> {
+    run(cargo().args(words).args(["--quiet", "--no-run"]))?;
+    let listing = stdout_of(cargo().args(words).args(["--no-run", "--message-format", "json"]))?;
+    let manifest = root().join(folder).join("Cargo.toml");
+    listing
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "it")
+        .filter(|message| {
+            message["manifest_path"]
+                .as_str()
+                .is_some_and(|path| Path::new(path) == manifest)
+        })
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .with_context(|| format!("cargo names no test program of {}", manifest.display()))
 }
 
 fn documentation() -> Result<()> {
