@@ -39,7 +39,29 @@ pub fn keep_clock() -> io::Result<()> {
     fs::write(CLOCK, format!("{}\n", now.as_secs()))
 }
 
-/// The time kept; 0 when there is none.
+/// Later than this (2200-01-01) no kept time is: the file is damaged then.
+const KEPT_MAX_S: u64 = 7_258_118_400;
+
+/// The time kept; 0 when there is none, or none that makes sense.
 pub fn kept_clock_s() -> u64 {
-    crate::read_word(CLOCK).parse().unwrap_or(0)
+    kept_s(&crate::read_word(CLOCK))
+}
+
+fn kept_s(text: &str) -> u64 {
+    text.parse().ok().filter(|s| *s <= KEPT_MAX_S).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_damaged_clock_file_is_no_time() {
+        for (text, want) in [
+            ("1800000000", 1_800_000_000),
+            ("", 0),
+            ("-1", 0),
+            ("18446744073709551615", 0),
+        ] {
+            assert_eq!(super::kept_s(text), want, "{text:?}");
+        }
+    }
 }
