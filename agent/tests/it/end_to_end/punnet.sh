@@ -17,8 +17,8 @@ images)
     [ -e "$image" ] || continue
     printf '%s{"reference":"x","manifest":"sha256:%s","size_bytes":1}' "$sep" "${image##*/}"; sep=,
   done; echo ']';;
-import)
-  [ "$1 $2" = "--json --expect" ] && [ -f "$4/index.json" ] && [ -f "$4/oci-layout" ] || { echo "punnet: bad import" >&2; exit 1; }
+load)
+  [ "$1 $2" = "--json --expect" ] && [ -f "$4/index.json" ] && [ -f "$4/oci-layout" ] || { echo "punnet: bad load" >&2; exit 1; }
   [ -f "$4/blobs/sha256/${3#sha256:}" ] || { echo "punnet: no manifest" >&2; exit 1; }
   touch "$D/images/${3#sha256:}";;
 create)
