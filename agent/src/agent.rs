@@ -22,6 +22,8 @@ use crate::{AgentError, tls};
 const RESOLVER_STACK_BYTES: usize = 256 * 1024;
 /// For the last messages to the broker.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Without an event for so long, the agent has come to rest: what it needed to start and to connect is not needed soon.
+const AT_REST: Duration = Duration::from_secs(3);
 /// For each container with `stop_containers`.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -85,6 +87,8 @@ struct Agent {
     floor: TimeFloor,
     led: Option<Led>,
     began: Instant,
+    /// When memory is given back, unless something happens before.
+    rest_at: Option<Instant>,
     end: [Signal; 2],
     child: Signal,
 }
@@ -146,6 +150,7 @@ impl Agent {
             floor,
             led,
             began,
+            rest_at: None,
             end,
             child,
         })
@@ -172,6 +177,7 @@ impl Agent {
                 events = self.executor.next() => events.into_iter().for_each(|event| self.step(event)),
                 () = until(wake) => self.step(Event::Tick),
                 () = pause(blink) => self.blink(),
+                () = until(self.rest_at.map(Into::into)) => self.rest(),
                 () = until(notifier.alive_every.map(|every| (alive_at + every).into())) => {
                     alive_at = Instant::now();
                     notifier.alive();
@@ -191,6 +197,7 @@ impl Agent {
 
     /// Gives the core an event and does what it says; jobs that are done at once give it more.
     fn step(&mut self, event: Event) {
+        self.rest_at = Some(Instant::now() + AT_REST);
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.core.step(self.now(), event) {
@@ -222,6 +229,18 @@ impl Agent {
                 }
             }
             Action::Log(level, text) => log(self.options.log_level, level, &text),
+        }
+    }
+
+    /// Lets go of the pages of the program that were mapped on the way here; what stays mapped is what the loop needs.
+    fn rest(&mut self) {
+        self.rest_at = None;
+        if let Err(errno) = punnet_sys::madvise_dontneed_program() {
+            log(
+                self.options.log_level,
+                Level::Debug,
+                &format!("memory is not given back: {errno}"),
+            );
         }
     }
 
