@@ -2,20 +2,30 @@
 //!
 //! Programs take turns, so that a slow second hits all of them; each row gives median, quartiles and the ratio of medians to ours.
 
-use std::path::{Path, PathBuf};
+mod runtime;
+
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use punnet_boards::Arch;
 
-use crate::process::{interrupted, is_installed, output_of, run, stdout_of};
+use crate::cross::Compiler;
+use crate::process::{interrupted, is_installed, output_of, run};
 use crate::stand::{Broker, Programs, Stand, elapsed_ms};
 
 /// Rounds thrown away before measuring: caches and cgroup creation settle.
 const WARM_UP_ROUNDS: usize = 3;
 
-/// Containers kept alive for the memory row.
+/// Containers kept alive for the memory row of the agent.
 const CONTAINERS: usize = 10;
+
+/// PSS of the agent with that many containers, KiB: our goal, and a test.
+const AGENT_PSS_KIB_MAX: u64 = 2048;
+
+/// The agent gives back what it needed to start once nothing has happened for 3 s.
+const REST: Duration = Duration::from_secs(5);
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -23,6 +33,9 @@ pub struct Options {
     /// Measured rounds of each row
     #[arg(long, default_value_t = 30)]
     rounds: usize,
+    /// Containers of the rows that start many
+    #[arg(long, default_value_t = 100)]
+    containers: usize,
     /// Rounds of the deployment row, each of which takes about a second
     #[arg(long, default_value_t = 5)]
     deployments: usize,
@@ -36,6 +49,7 @@ impl Options {
     pub fn shortest() -> Self {
         Self {
             rounds: 3,
+            containers: 10,
             deployments: 1,
             programs: None,
         }
@@ -46,58 +60,26 @@ impl Options {
 pub fn run_all(options: &Options) -> Result<()> {
     let programs = match &options.programs {
         Some(folder) => Programs::in_folder(folder),
-        None => Programs::build()?,
+        None => as_shipped(Programs::build()?)?,
     };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
-    run_from_bundle(&programs.punnet, options.rounds)?;
+    runtime::rows(&programs.punnet, options)?;
     build_rows(Stand::new(programs.clone())?, options.rounds)?;
     fleet_rows(programs, options.deployments)
 }
 
-/// Wall time of `run` of a bundle whose process is a static `true`.
-fn run_from_bundle(punnet: &Path, rounds: usize) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let mut runtimes = vec![Runtime {
-        name: "punnet oci",
-        program: punnet.into(),
-        words: &["oci"],
-    }];
-    runtimes.extend(
-        ["crun", "runc"]
-            .into_iter()
-            .filter(|name| is_installed(name))
-            .map(Runtime::peer),
-    );
-    for (runtime, usable) in runtimes.iter().map(|runtime| {
-        (
-            runtime,
-            make_bundle(punnet, folder.path(), runtime).and_then(|()| runtime.run_once(folder.path())),
-        )
-    }) {
-        if let Err(error) = usable {
-            println!(
-                "| run `true` from a bundle | {} | SKIPPED: {error:#} | | |",
-                runtime.name
-            );
-        }
+/// With the device binary that boards get, on musl, where it can be built here.
+fn as_shipped(mut programs: Programs) -> Result<Programs> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => Arch::Amd64,
+        "aarch64" => Arch::Arm64,
+        _ => return Ok(programs),
+    };
+    match Compiler::find() {
+        Ok(compiler) => programs.punnet = compiler.build("punnet", arch, &[])?,
+        Err(error) => println!("    (measured with this machine's C library, not with musl: {error:#})"),
     }
-    runtimes.retain(|runtime| runtime.run_once(folder.path()).is_ok());
-    let mut samples = vec![Vec::new(); runtimes.len()];
-    for round in 0..WARM_UP_ROUNDS + rounds {
-        for (runtime, samples) in runtimes.iter().zip(&mut samples) {
-            ensure!(!interrupted(), "interrupted");
-            let began = Instant::now();
-            runtime.run_once(folder.path())?;
-            if round >= WARM_UP_ROUNDS {
-                samples.push(elapsed_ms(began));
-            }
-        }
-    }
-    let ours = Summary::of(&mut samples[0]).median;
-    for (runtime, samples) in runtimes.iter().zip(&mut samples) {
-        Summary::of(samples).print("run `true` from a bundle", runtime.name, "ms", ours);
-    }
-    Ok(())
+    Ok(programs)
 }
 
 /// The scratch example from a Containerfile into the store: with nothing there, and again with nothing changed.
@@ -162,6 +144,7 @@ fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
     stand.start_agent()?;
     stand.wait_online("bench")?;
     stand.add_image(&archive)?;
+    std::thread::sleep(REST);
     let idle_kib = stand.agent_pss_kib()?;
     let mut samples = Vec::new();
     for round in 0..deployments {
@@ -184,6 +167,7 @@ fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
     for index in 0..CONTAINERS {
         stand.deploy(&format!("kept-{index}"), "bench")?;
     }
+    std::thread::sleep(REST);
     let busy_kib = stand.agent_pss_kib()?;
     println!(
         "| manager memory (PSS), idle / {CONTAINERS} containers | punnet agent | {idle_kib} / {busy_kib} KiB | | 1.00 |"
@@ -195,7 +179,12 @@ fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
         ),
         None => println!("| manager memory (PSS) | dockerd | SKIPPED: none is running | | |"),
     }
-    stand.remove()
+    stand.remove()?;
+    ensure!(
+        busy_kib <= AGENT_PSS_KIB_MAX,
+        "the agent's memory with {CONTAINERS} containers is {busy_kib} KiB; its budget is {AGENT_PSS_KIB_MAX} KiB"
+    );
+    Ok(())
 }
 
 /// PSS of a Docker engine that is running already.
@@ -209,82 +198,6 @@ fn dockerd_pss_kib() -> Result<Option<u64>> {
         }
     }
     Ok(total)
-}
-
-struct Runtime {
-    name: &'static str,
-    program: PathBuf,
-    words: &'static [&'static str],
-}
-
-impl Runtime {
-    fn peer(name: &'static str) -> Self {
-        Self {
-            name,
-            program: name.into(),
-            words: &[],
-        }
-    }
-
-    fn bundle(&self, folder: &Path) -> PathBuf {
-        folder.join(self.program.file_name().unwrap_or_default())
-    }
-
-    fn run_once(&self, folder: &Path) -> Result<()> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(self.words)
-            .arg("--root")
-            .arg(folder.join("state"))
-            .arg("run")
-            .arg("--bundle")
-            .arg(self.bundle(folder))
-            .arg("bench");
-        let output = output_of(command.stdin(Stdio::null()))?;
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
-    }
-}
-
-/// The specification every runtime is given: what `punnet oci spec` writes, five namespaces, no seccomp, no terminal.
-fn make_bundle(punnet: &Path, folder: &Path, runtime: &Runtime) -> Result<()> {
-    let bundle = runtime.bundle(folder);
-    std::fs::create_dir_all(bundle.join("rootfs"))?;
-    std::fs::copy(static_true()?, bundle.join("rootfs/true"))?;
-    stdout_of(Command::new(punnet).args(["oci", "spec"]).current_dir(&bundle))?;
-    let path = bundle.join("config.json");
-    let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    // The oldest version all peers in use accept.
-    spec["ociVersion"] = "1.0.2".into();
-    spec["process"]["terminal"] = false.into();
-    spec["process"]["args"] = serde_json::json!(["/true"]);
-    // Raising a limit needs a capability that a container host may lack.
-    spec["process"]["rlimits"] = serde_json::json!([]);
-    spec["linux"]["seccomp"].take();
-    spec["linux"]
-        .as_object_mut()
-        .context("the specification has no linux part")?
-        .remove("seccomp");
-    let wanted = ["pid", "mount", "network", "ipc", "uts"].map(|kind| serde_json::json!({ "type": kind }));
-    spec["linux"]["namespaces"] = wanted.into_iter().collect();
-    let mounts = spec["mounts"]
-        .as_array_mut()
-        .context("the specification has no mounts")?;
-    mounts.retain(|mount| mount["type"] != "cgroup");
-    Ok(std::fs::write(&path, serde_json::to_vec(&spec)?)?)
-}
-
-/// busybox, which is `true` when it is called so.
-fn static_true() -> Result<PathBuf> {
-    let found = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file());
-    found.context("busybox is not installed (Debian: busybox-static)")
 }
 
 struct Summary {

@@ -151,7 +151,7 @@ impl Compiler {
             .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
             .context("neither CARGO_HOME nor HOME is set")?;
         Ok(format!(
-            "-Clink-self-contained=no --remap-path-prefix={}=punnet --remap-path-prefix={home}=cargo --remap-path-prefix={}=std",
+            "-Clink-self-contained=no -Cforce-unwind-tables=no --remap-path-prefix={}=punnet --remap-path-prefix={home}=cargo --remap-path-prefix={}=std",
             root().display(),
             self.library.display()
         ))

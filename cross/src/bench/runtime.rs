@@ -1,0 +1,385 @@
+//! The runtime beside crun and runc: what each command of a container's life takes, and how much memory.
+//!
+//! All programs run in a mount namespace of their own that shows cgroup v2 alone, so that crun runs on hosts with both kinds of hierarchy.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+
+use super::{Options, Summary, WARM_UP_ROUNDS};
+use crate::process::{interrupted, is_installed, shown, stdout_of, wait_for};
+use crate::stand::elapsed_ms;
+
+/// How long a container may take to start or to end on a loaded machine.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// The most memory `run` may have had at its highest, KiB. Nearly all are clean pages of the one binary that has everything, which the kernel maps
+/// 64 KiB at a time; the binary with the runtime alone stays below 1 MiB. Measured 2576 when it was set; crun: some 3700.
+const RUN_HWM_KIB_MAX: u64 = 2900;
+
+/// All rows of the runtime.
+pub(super) fn rows(punnet: &Path, options: &Options) -> Result<()> {
+    // A thread has a mount namespace of its own, which its children inherit and which ends with it.
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                show_cgroup2_alone()?;
+                measure(punnet, options)
+            })
+            .join()
+            .expect("a measuring thread does not panic")
+    })
+}
+
+fn show_cgroup2_alone() -> Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    const CGROUPS: &str = "/sys/fs/cgroup";
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    // Over whatever is there: both kinds of hierarchy, or v2 already.
+    mount(Some("tmpfs"), CGROUPS, Some("tmpfs"), MsFlags::empty(), none)?;
+    Ok(mount(
+        Some("cgroup2"),
+        CGROUPS,
+        Some("cgroup2"),
+        MsFlags::empty(),
+        none,
+    )?)
+}
+
+fn measure(punnet: &Path, options: &Options) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let runtimes = Runtime::usable(punnet, folder.path())?;
+    run_true(&runtimes, options.rounds)?;
+    life(&runtimes, options.rounds)?;
+    memory(&runtimes)?;
+    many(&runtimes[0], options.containers)
+}
+
+/// A container runtime, and how it is called.
+struct Runtime {
+    name: &'static str,
+    words: Vec<String>,
+    /// Bundles and state.
+    folder: PathBuf,
+}
+
+/// What a bundle's process is.
+#[derive(Clone, Copy)]
+enum Bundle {
+    True,
+    TrueWithSeccomp,
+    Sleep,
+}
+
+impl Bundle {
+    const ALL: [Self; 3] = [Self::True, Self::TrueWithSeccomp, Self::Sleep];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::True => "true",
+            Self::TrueWithSeccomp => "true-seccomp",
+            Self::Sleep => "sleep",
+        }
+    }
+
+    /// What the row says.
+    fn row(self) -> &'static str {
+        match self {
+            Self::True => "run `true` from a bundle",
+            Self::TrueWithSeccomp => "run `true` with the default seccomp filter",
+            Self::Sleep => "run `sleep`",
+        }
+    }
+}
+
+impl Runtime {
+    /// Punnet first, then the peers that run here; of the others it is said why not.
+    fn usable(punnet: &Path, folder: &Path) -> Result<Vec<Self>> {
+        let punnet_text = punnet.display().to_string();
+        let candidates = [
+            ("punnet oci", vec![punnet_text.as_str(), "oci"]),
+            // Without a cgroup where it would need the right to raise limits: the less it does, the harder for us.
+            ("crun", vec!["crun", "--cgroup-manager", "disabled"]),
+            ("runc", vec!["runc"]),
+        ];
+        let mut usable = Vec::new();
+        for (name, words) in candidates {
+            if name != "punnet oci" && !is_installed(name) {
+                println!("| run `true` from a bundle | {name} | SKIPPED: not installed | | |");
+                continue;
+            }
+            let runtime = Self {
+                name,
+                words: words.into_iter().map(str::to_owned).collect(),
+                folder: folder.join(name.replace(' ', "-")),
+            };
+            runtime.make_bundles(punnet)?;
+            match runtime.run_to_end(Bundle::True) {
+                Ok(()) => usable.push(runtime),
+                Err(error) if name == "punnet oci" => return Err(error),
+                Err(error) => println!("| run `true` from a bundle | {name} | SKIPPED: {error:#} | | |"),
+            }
+        }
+        Ok(usable)
+    }
+
+    fn make_bundles(&self, punnet: &Path) -> Result<()> {
+        for bundle in Bundle::ALL {
+            let folder = self.bundle(bundle);
+            std::fs::create_dir_all(folder.join("rootfs"))?;
+            for applet in ["true", "sleep"] {
+                std::fs::copy(busybox()?, folder.join("rootfs").join(applet))?;
+            }
+            stdout_of(Command::new(punnet).args(["oci", "spec"]).current_dir(&folder))?;
+            let path = folder.join("config.json");
+            let mut spec = serde_json::from_slice(&std::fs::read(&path)?)?;
+            prepare(&mut spec, bundle)?;
+            std::fs::write(&path, serde_json::to_vec(&spec)?)?;
+        }
+        Ok(())
+    }
+
+    fn bundle(&self, bundle: Bundle) -> PathBuf {
+        self.folder.join(bundle.name())
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.words[0]);
+        command
+            .args(&self.words[1..])
+            .arg("--root")
+            .arg(self.folder.join("state"))
+            .args(words)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn do_it(&self, words: &[&str]) -> Result<()> {
+        succeeds(&mut self.command(words))
+    }
+
+    fn run_to_end(&self, bundle: Bundle) -> Result<()> {
+        self.do_it(&[
+            "run",
+            "--bundle",
+            &self.bundle(bundle).display().to_string(),
+            "bench",
+        ])
+    }
+
+    fn state(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&stdout_of(
+            &mut self.command(&["state", "bench"]),
+        )?)?)
+    }
+
+    fn wait_until(&self, status: &str) -> Result<()> {
+        wait_for(&format!("a container that is {status}"), SETTLE, || {
+            Ok(self
+                .state()
+                .ok()
+                .filter(|state| state["status"] == status)
+                .map(drop))
+        })
+    }
+}
+
+fn succeeds(command: &mut Command) -> Result<()> {
+    // Not over pipes: a container that goes on living would hold them open.
+    let log = tempfile::NamedTempFile::new()?;
+    let status = command
+        .stdout(Stdio::null())
+        .stderr(log.reopen()?)
+        .status()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    ensure!(
+        status.success(),
+        "{}",
+        std::fs::read_to_string(log.path())?.trim()
+    );
+    Ok(())
+}
+
+/// What `punnet oci spec` writes, with what all peers and hosts take: five namespaces, no limits to raise, no terminal.
+fn prepare(spec: &mut Value, bundle: Bundle) -> Result<()> {
+    // The oldest version all peers in use accept.
+    spec["ociVersion"] = "1.0.2".into();
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = match bundle {
+        Bundle::Sleep => json!(["/sleep", "1000000"]),
+        _ => json!(["/true"]),
+    };
+    // Raising a limit needs a capability that a container host may lack.
+    spec["process"]["rlimits"] = json!([]);
+    let linux = spec["linux"]
+        .as_object_mut()
+        .context("the specification has no linux part")?;
+    if !matches!(bundle, Bundle::TrueWithSeccomp) {
+        linux.remove("seccomp");
+    } else if !linux.contains_key("seccomp") {
+        let filter = punnet_runtime::seccomp::default_seccomp(&[]);
+        linux.insert("seccomp".into(), serde_json::to_value(filter)?);
+    }
+    linux.remove("resources");
+    let wanted = ["pid", "mount", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+    linux.insert("namespaces".into(), wanted.into_iter().collect());
+    let mounts = spec["mounts"]
+        .as_array_mut()
+        .context("the specification has no mounts")?;
+    mounts.retain(|mount| mount["type"] != "cgroup");
+    Ok(())
+}
+
+/// Wall time of `run`, and of the bare kernel work: unshare(1) with the same namespaces.
+fn run_true(runtimes: &[Runtime], rounds: usize) -> Result<()> {
+    for bundle in [Bundle::True, Bundle::TrueWithSeccomp] {
+        let mut samples = vec![Vec::new(); runtimes.len() + 1];
+        for round in 0..WARM_UP_ROUNDS + rounds {
+            for (index, samples) in samples.iter_mut().enumerate() {
+                ensure!(!interrupted(), "interrupted");
+                let began = Instant::now();
+                match runtimes.get(index) {
+                    Some(runtime) => runtime.run_to_end(bundle)?,
+                    None => succeeds(Command::new("unshare").args(["-pmnuif", "/bin/true"]))?,
+                }
+                if round >= WARM_UP_ROUNDS {
+                    samples.push(elapsed_ms(began));
+                }
+            }
+        }
+        let names = runtimes
+            .iter()
+            .map(|runtime| runtime.name)
+            .chain(["unshare -pmnuif"]);
+        print(bundle.row(), names, samples);
+    }
+    Ok(())
+}
+
+fn print<'a>(what: &str, names: impl Iterator<Item = &'a str>, mut samples: Vec<Vec<f64>>) {
+    let ours = Summary::of(&mut samples[0]).median;
+    for (name, mut samples) in names.zip(samples) {
+        Summary::of(&mut samples).print(what, name, "ms", ours);
+    }
+}
+
+/// Each command of a container's life.
+fn life(runtimes: &[Runtime], rounds: usize) -> Result<()> {
+    const STEPS: [&str; 5] = ["create", "start", "exec", "kill", "delete"];
+    // By step, then by runtime.
+    let mut samples = vec![vec![Vec::new(); runtimes.len()]; STEPS.len()];
+    for round in 0..WARM_UP_ROUNDS + rounds {
+        for (index, runtime) in runtimes.iter().enumerate() {
+            ensure!(!interrupted(), "interrupted");
+            let bundle = runtime.bundle(Bundle::Sleep).display().to_string();
+            let commands: [&[&str]; STEPS.len()] = [
+                &["create", "--bundle", &bundle, "bench"],
+                &["start", "bench"],
+                &["exec", "bench", "/true"],
+                &["kill", "bench", "KILL"],
+                &["delete", "bench"],
+            ];
+            for (step, words) in commands.into_iter().enumerate() {
+                if STEPS[step] == "delete" {
+                    runtime.wait_until("stopped")?;
+                }
+                let began = Instant::now();
+                runtime.do_it(words)?;
+                if round >= WARM_UP_ROUNDS {
+                    samples[step][index].push(elapsed_ms(began));
+                }
+            }
+        }
+    }
+    for (step, samples) in STEPS.into_iter().zip(samples) {
+        print(step, runtimes.iter().map(|runtime| runtime.name), samples);
+    }
+    Ok(())
+}
+
+/// The most memory `run` has had, which stays as the parent of its container.
+fn memory(runtimes: &[Runtime]) -> Result<()> {
+    let mut ours = None;
+    for runtime in runtimes {
+        let bundle = runtime.bundle(Bundle::Sleep).display().to_string();
+        let mut child = runtime
+            .command(&["run", "--bundle", &bundle, "bench"])
+            .spawn()
+            .context("cannot start a runtime")?;
+        let peak = runtime
+            .wait_until("running")
+            .and_then(|()| high_water_mark_kib(&child));
+        runtime.do_it(&["kill", "bench", "KILL"])?;
+        child.wait()?;
+        let peak = peak?;
+        let ours = *ours.get_or_insert(peak);
+        println!(
+            "| peak RSS of `run` | {} | {peak} KiB | | {:.2} |",
+            runtime.name,
+            peak as f64 / ours as f64
+        );
+        ensure!(
+            runtime.name != runtimes[0].name || peak <= RUN_HWM_KIB_MAX,
+            "`run` has needed {peak} KiB of memory; its budget is {RUN_HWM_KIB_MAX} KiB"
+        );
+    }
+    Ok(())
+}
+
+/// VmHWM of proc_pid_status(5).
+fn high_water_mark_kib(child: &Child) -> Result<u64> {
+    let path = format!("/proc/{}/status", child.id());
+    let status = std::fs::read_to_string(&path)?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .with_context(|| format!("{path} has no VmHWM"))?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+/// Many containers, each staying: whether the last takes as long as the first.
+fn many(runtime: &Runtime, count: usize) -> Result<()> {
+    let bundle = runtime.bundle(Bundle::Sleep).display().to_string();
+    let mut samples = Vec::new();
+    let mut started = 0;
+    let outcome = (0..count).try_for_each(|number| {
+        ensure!(!interrupted(), "interrupted");
+        let began = Instant::now();
+        runtime.do_it(&["run", "--detach", "--bundle", &bundle, &format!("many-{number}")])?;
+        samples.push(elapsed_ms(began));
+        started += 1;
+        Ok(())
+    });
+    for number in 0..started {
+        runtime.do_it(&["delete", "--force", &format!("many-{number}")])?;
+    }
+    outcome?;
+    let tenth = (count / 10).max(1);
+    let last = Summary::of(&mut samples[count - tenth..]).median;
+    let first = Summary::of(&mut samples[..tenth]).median;
+    println!(
+        "| one of {count} kept alive, first / last tenth | {} | {first:.1} / {last:.1} ms | | {:.2} |",
+        runtime.name,
+        last / first
+    );
+    Ok(())
+}
+
+/// busybox, which is whatever it is called.
+fn busybox() -> Result<PathBuf> {
+    let found = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.is_file());
+    found.context("busybox is not installed (Debian: busybox-static)")
+}
