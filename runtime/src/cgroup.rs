@@ -291,6 +291,8 @@ pub(crate) fn kill_all(path: &Path) -> Result<()> {
             }
             signal_all(path, nix::sys::signal::Signal::SIGKILL as i32)
         }
+        // Removed between opening and writing.
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
         Err(error) => Err(error).os("kill all in", path.display()),
     }
 }
