@@ -10,12 +10,15 @@
 //! Differences to libseccomp, all on the strict side: x32 is always killed on x86_64; of several conditional rules on one call the
 //! first that matches wins, then the unconditional one, then the default. <https://man7.org/linux/man-pages/man2/seccomp.2.html>
 
+mod built;
 mod profile;
 mod tables;
 
+pub use built::named_default_seccomp;
 pub use profile::default_seccomp;
 
 use crate::error::{Error, Result};
+use built::Built;
 use punnet_spec::{Seccomp, SyscallArg, SyscallRule};
 use punnet_sys::{FILTER_INSTRUCTIONS_MAX, SockFilter};
 
@@ -50,6 +53,17 @@ struct Arch {
     /// AUDIT_ARCH_* of linux/audit.h.
     audit: u32,
     table: &'static str,
+}
+
+impl Arch {
+    /// x32 calls have x86_64's architecture: only their numbers tell. The number is in the accumulator.
+    const fn x32_check(&self) -> &'static [SockFilter] {
+        #[cfg(any(target_arch = "x86_64", test))]
+        if self.audit == X86_64.audit {
+            return const { &[branch(JUMP_GE, X32_BIT, 0, 1), op(RETURN, KILL_PROCESS)] };
+        }
+        &[]
+    }
 }
 
 #[cfg(any(target_arch = "x86_64", test))]
@@ -133,7 +147,7 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 #[cfg(any(target_arch = "x86_64", test))]
 const X32_BIT: u32 = 0x4000_0000;
 
-fn op(code: u16, k: u32) -> SockFilter {
+const fn op(code: u16, k: u32) -> SockFilter {
     SockFilter {
         code,
         jt: 0,
@@ -142,12 +156,14 @@ fn op(code: u16, k: u32) -> SockFilter {
     }
 }
 
-fn branch(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
+const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
     SockFilter { code, jt, jf, k }
 }
 
 const ALLOW: u32 = 0x7fff_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
+/// With the errno in the low bits.
+const RETURN_ERRNO: u32 = 0x0005_0000;
 
 /// SECCOMP_RET_* value of `SCMP_ACT_...`.
 fn action(field: &str, word: &str, data: Option<u32>) -> Result<u32> {
@@ -167,7 +183,7 @@ fn action(field: &str, word: &str, data: Option<u32>) -> Result<u32> {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
         "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
         "SCMP_ACT_TRAP" => 0x0003_0000,
-        "SCMP_ACT_ERRNO" => 0x0005_0000 | data_16,
+        "SCMP_ACT_ERRNO" => RETURN_ERRNO | data_16,
         "SCMP_ACT_NOTIFY" => NOTIFY,
         "SCMP_ACT_TRACE" => 0x7ff0_0000 | data_16,
         "SCMP_ACT_LOG" => 0x7ffc_0000,
@@ -184,8 +200,22 @@ struct Rule<'a> {
     args: &'a [SyscallArg],
 }
 
-/// Compiles a filter for this machine.
+/// Compiles a filter for this machine, or takes one that is built in.
 pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
+    if let Some(built) = Built::by_name(&seccomp.default_action) {
+        if *seccomp != built.seccomp() {
+            let reason = format!(
+                "{} is a whole filter: nothing may stand beside it",
+                seccomp.default_action
+            );
+            return Err(Error::config("linux.seccomp.defaultAction", reason));
+        }
+        return Ok(Filter {
+            program: built.program.to_vec(),
+            flags: 0,
+            notify: None,
+        });
+    }
     let known = |name: &str| {
         name.strip_prefix(ARCH_PREFIX)
             .is_some_and(|rest| ARCH_WORDS.contains(&rest))
@@ -430,11 +460,7 @@ fn compile_arch(arch: &Arch, rules: &[Rule<'_>], default: u32) -> Vec<SockFilter
     calls.sort_unstable_by_key(|(number, _)| *number);
     let ranges = ranges(calls, default);
     let mut block = vec![op(LOAD, NR)];
-    #[cfg(any(target_arch = "x86_64", test))]
-    if arch.audit == X86_64.audit {
-        block.push(branch(JUMP_GE, X32_BIT, 0, 1));
-        block.push(op(RETURN, KILL_PROCESS));
-    }
+    block.extend(arch.x32_check());
     block.extend(search(&ranges, rules));
     block
 }

@@ -481,7 +481,7 @@ fn spec(step: &RunStep, name: &str) -> Result<Spec, CliError> {
         mounts: script.collect::<Result<_, CliError>>()?,
         ..RunOptions::default()
     };
-    let seccomp = punnet_runtime::seccomp::default_seccomp;
+    let seccomp = punnet_runtime::seccomp::named_default_seccomp;
     let mut spec = bundle::spec_for(&step.config, &step.users, &options, &place, seccomp)?;
     let root = spec.mounts.first_mut();
     root.expect("the root file system is the first mount").options = overlay_options(step)?;

@@ -241,7 +241,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         &Users::read(&image.rootfs())?,
         &options,
         &place,
-        punnet_runtime::seccomp::default_seccomp,
+        punnet_runtime::seccomp::named_default_seccomp,
     )?;
     let stop_signal = given
         .one("stop-signal")

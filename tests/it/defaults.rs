@@ -164,6 +164,27 @@ fn a_container_that_asks_for_nothing_is_shut_off() {
 }
 
 #[test]
+fn a_default_filter_is_named_where_it_is_built_in_and_otherwise_written_out() {
+    if not_root("a_default_filter_is_named_where_it_is_built_in_and_otherwise_written_out") {
+        return;
+    }
+    let device = Device::new(None, "");
+    for (name, options, action, rules) in [
+        ("plain", &[] as &[&str], "PUNNET_ACT_DEFAULT_CHROOT", false),
+        ("less", &["--cap-drop", "ALL"], "PUNNET_ACT_DEFAULT", false),
+        ("more", &["--cap-add", "SYS_TIME"], "SCMP_ACT_ERRNO", true),
+    ] {
+        device.ok(&[&["create", "--name", name], options, &["box", "true"]].concat());
+        let path = device.path(&format!("data/containers/{name}/config.json"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let seccomp = &config["linux"]["seccomp"];
+        assert_eq!(seccomp["defaultAction"], action, "{name}: {seccomp}");
+        assert_eq!(seccomp["syscalls"].is_array(), rules, "{name}: {seccomp}");
+    }
+}
+
+#[test]
 fn root_s_containers_get_users_of_their_own_where_a_range_is_granted() {
     if not_root("root_s_containers_get_users_of_their_own_where_a_range_is_granted") {
         return;

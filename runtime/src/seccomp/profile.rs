@@ -1,7 +1,7 @@
 //! The default filter, equal in spirit to Docker's: every call of the tables is allowed save those listed here. The tables are fixed at
 //! compile time, so a call that a newer kernel adds is refused until somebody has looked at it.
 
-use super::ARCHES;
+use super::{ARCHES, Arch};
 use crate::plan::capability_number;
 use punnet_spec::{Seccomp, SyscallArg, SyscallRule};
 
@@ -57,33 +57,50 @@ pub(super) const GATED: &[(&str, &str)] = &[
 ];
 
 /// CLONE_NEW* bits of clone(2)'s flags: making namespaces opens the kernel's less walked paths.
-const CLONE_NAMESPACES: u64 = 0x7E02_0000;
+pub(super) const CLONE_NAMESPACES: u64 = 0x7E02_0000;
 /// AF_VSOCK reaches the hypervisor's host past every network namespace.
-const AF_VSOCK: u64 = 40;
+pub(super) const AF_VSOCK: u64 = 40;
 /// Harmless values of personality(2): plain, 32-bit uname, both with old uname, and the query.
-const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-const ENOSYS: u32 = 38;
+pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+pub(super) const ENOSYS: u32 = 38;
+pub(super) const EPERM: u32 = 1;
 
 /// The default filter for a container with these capabilities (`CAP_...` names: its bounding set).
 pub fn default_seccomp(capabilities: &[String]) -> Seccomp {
-    let held: Vec<u8> = capabilities
-        .iter()
-        .filter_map(|name| capability_number(name))
-        .collect();
-    let holds = |names: &str| {
-        names.split(' ').any(|name| {
-            capability_number(&format!("CAP_{name}")).is_some_and(|number| held.contains(&number))
-        })
+    profile_for(ARCHES, capabilities)
+}
+
+/// Whether one of the capabilities is one of the gate's.
+fn opens(capabilities: &[String], gate: &str) -> bool {
+    let held = |number| {
+        capabilities
+            .iter()
+            .any(|name| capability_number(name) == Some(number))
     };
-    let admin = holds("SYS_ADMIN");
+    gate.split(' ')
+        .any(|name| capability_number(&format!("CAP_{name}")).is_some_and(held))
+}
+
+/// Rows of [`GATED`] that these capabilities open, one bit each.
+pub(super) fn open_rows(capabilities: &[String]) -> u32 {
+    GATED
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, gate))| opens(capabilities, gate))
+        .fold(0, |rows, (row, _)| rows | 1 << row)
+}
+
+pub(super) fn profile_for(arches: &[&Arch], capabilities: &[String]) -> Seccomp {
+    let open = open_rows(capabilities);
+    let admin = opens(capabilities, "SYS_ADMIN");
     let mut denied: Vec<&str> = vec!["socket", "personality", "clone", "clone3"];
-    for (calls, gate) in GATED {
-        if !holds(gate) {
+    for (row, (calls, _)) in GATED.iter().enumerate() {
+        if open >> row & 1 == 0 {
             denied.extend(calls.split(' '));
         }
     }
     let mut allowed: Vec<String> = Vec::with_capacity(512);
-    for arch in ARCHES {
+    for arch in arches {
         for name in arch
             .table
             .split(' ')
@@ -118,8 +135,8 @@ pub fn default_seccomp(capabilities: &[String]) -> Seccomp {
     }
     Seccomp {
         default_action: "SCMP_ACT_ERRNO".to_owned(),
-        default_errno_ret: Some(1),
-        architectures: ARCHES.iter().map(|arch| arch.name.to_owned()).collect(),
+        default_errno_ret: Some(EPERM),
+        architectures: arches.iter().map(|arch| arch.name.to_owned()).collect(),
         syscalls: rules,
         ..Seccomp::default()
     }

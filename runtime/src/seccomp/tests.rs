@@ -276,6 +276,107 @@ fn default_profile_denies_what_escapes_use_and_allows_what_programs_need() {
     );
 }
 
+/// Capabilities whose filter is built in: of none, of `punnet run`, of one more that opens no calls, of `--cap-drop CHROOT`.
+fn of_built_filters() -> [Vec<String>; 4] {
+    let default: Vec<String> = punnet_spec::DEFAULT_CAPABILITIES
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let more = [&default[..], &["CAP_NET_ADMIN".to_owned()]].concat();
+    let less = default
+        .iter()
+        .filter(|name| *name != "CAP_SYS_CHROOT")
+        .cloned()
+        .collect();
+    [Vec::new(), default, more, less]
+}
+
+#[test]
+fn built_filters_are_the_compiled_ones_on_every_architecture() {
+    for capabilities in of_built_filters() {
+        let open = profile::open_rows(&capabilities);
+        for arches in [&[&X86_64, &X86] as &[&Arch], &[&AARCH64, &ARM], &[&ARM]] {
+            let compiled = rest(&profile::profile_for(arches, &capabilities), arches);
+            let built = built::build(arches, open);
+            assert!(built.steps() == compiled, "{}: {capabilities:?}", arches[0].name);
+        }
+        let named = compile(&named_default_seccomp(&capabilities)).unwrap();
+        assert!(named == compile(&default_seccomp(&capabilities)).unwrap());
+    }
+}
+
+#[test]
+fn a_built_filter_decides_every_call_as_its_profile() {
+    for capabilities in of_built_filters() {
+        let named = named_default_seccomp(&capabilities);
+        assert!(named.syscalls.is_empty(), "built in: {capabilities:?}");
+        let built = compile(&named).unwrap().program;
+        let compiled = compile(&default_seccomp(&capabilities)).unwrap().program;
+        // Both words of what the conditions look at, and their neighbours.
+        let mut firsts = vec![0, 1, 17, 39, 40, 41, 0x1000_0011, 0x7E02_0000, u64::MAX];
+        firsts.extend([8, 0x2_0000, 0x2_0008, 0xffff_ffff, 0x40_0000]);
+        firsts.extend(firsts.clone().into_iter().map(|first| first | 1 << 32));
+        for audit in [X86_64.audit, X86.audit, AARCH64.audit, ARM.audit, 0] {
+            let numbers = (0..600)
+                .chain(983_040..983_050)
+                .chain([X32_BIT, X32_BIT | 165, u32::MAX]);
+            for number in numbers {
+                for &first in &firsts {
+                    let decide = |program: &[SockFilter]| run(program, audit, number, [first, 0, 0, 0, 0, 0]);
+                    assert_eq!(
+                        decide(&built),
+                        decide(&compiled),
+                        "{audit:#x} {number} {first:#x}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_built_in_is_written_out() {
+    for capability in ["CAP_SYS_ADMIN", "CAP_SYS_TIME", "CAP_BPF"] {
+        let capabilities = [capability.to_owned()];
+        assert_eq!(
+            named_default_seccomp(&capabilities),
+            default_seccomp(&capabilities)
+        );
+    }
+}
+
+#[test]
+fn the_name_of_a_built_filter_stands_alone_and_others_are_refused() {
+    let named = named_default_seccomp(&[]);
+    let beside = [
+        Seccomp {
+            syscalls: vec![rule(&["mount"], "SCMP_ACT_ALLOW", vec![])],
+            ..named.clone()
+        },
+        Seccomp {
+            default_errno_ret: Some(1),
+            ..named.clone()
+        },
+        Seccomp {
+            architectures: vec!["SCMP_ARCH_X86_64".into()],
+            ..named.clone()
+        },
+    ];
+    for seccomp in beside {
+        let error = compile(&seccomp).unwrap_err().to_string();
+        assert!(error.contains("PUNNET_ACT_DEFAULT"), "{error}");
+    }
+    let unknown = filter("PUNNET_ACT_DEFAULT_ADMIN", vec![]);
+    let action = filter(
+        "SCMP_ACT_ALLOW",
+        vec![rule(&["read"], &named.default_action, vec![])],
+    );
+    for seccomp in [unknown, action] {
+        let error = compile(&seccomp).unwrap_err().to_string();
+        assert!(error.contains("unknown action \"PUNNET_ACT_DEFAULT"), "{error}");
+    }
+}
+
 #[test]
 fn gated_names_exist_somewhere() {
     // A typing error in the list of the profile would allow the call.

@@ -44,6 +44,35 @@ fn every_action_does_what_it_says() {
     }
 }
 
+#[test]
+fn a_filter_that_is_built_in_holds_for_the_program_and_for_exec() {
+    if only_punnet("a_filter_that_is_built_in_holds_for_the_program_and_for_exec") {
+        return;
+    }
+    let mut bundle = Bundle::sh("sleep 100");
+    let named = punnet_runtime::seccomp::named_default_seccomp(&[]);
+    assert!(named.syscalls.is_empty());
+    bundle.linux().seccomp = Some(named.clone());
+    bundle.start();
+    let script = "unshare -U true || echo denied; cat /proc/self/status";
+    let answer = bundle.call(&["exec", &bundle.id(), "sh", "-c", script]);
+    assert!(answer.out.starts_with("denied\n"), "{answer:?}");
+    assert!(answer.out.contains("Seccomp:\t2\n"), "{answer:?}");
+
+    let mut bundle = Bundle::sh("unshare -U true || echo denied; (sleep 0; echo child) & wait");
+    bundle.linux().seccomp = Some(named.clone());
+    let answer = bundle.run();
+    assert_eq!(answer.out, "denied\nchild\n", "{answer:?}");
+
+    let mut bundle = Bundle::sh("true");
+    bundle.linux().seccomp = Some(Seccomp {
+        default_action: format!("{}_OF_LATER", named.default_action),
+        ..named
+    });
+    let answer = bundle.run();
+    assert!(answer.code != 0 && answer.err.contains("_OF_LATER"), "{answer:?}");
+}
+
 /// Waits for one state document and the descriptor that comes with it; the connection ends behind it.
 fn accept(listener: &UnixListener) -> (serde_json::Value, OwnedFd) {
     let (stream, _) = listener.accept().unwrap();
