@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
 
 /// Ids of the host, in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,9 @@ const MAPPERS: [&str; 2] = ["newuidmap", "newgidmap"];
 
 /// What the calling user may map, when the programs that do it are there, too.
 pub fn of_caller() -> Option<Ranges> {
-    let uid = geteuid();
-    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
-    let ranges = of(name.as_deref().unwrap_or_default(), Some(uid.as_raw()))?;
+    let uid = geteuid().as_raw();
+    let name = punnet_runtime::user_name(uid).unwrap_or_default();
+    let ranges = of(&name, Some(uid))?;
     MAPPERS
         .iter()
         .all(|program| is_in_path(program))

@@ -260,10 +260,7 @@ impl<'a> StateLine<'a> {
 
 /// The user's name, or the number of one without.
 fn owner(uid: u32) -> String {
-    nix::unistd::User::from_uid(uid.into())
-        .ok()
-        .flatten()
-        .map_or_else(|| uid.to_string(), |user| user.name)
+    crate::user_name(uid).unwrap_or_else(|| uid.to_string())
 }
 
 fn state(runtime: &Runtime, args: &Args) -> Result<u8> {

@@ -10,7 +10,7 @@ use crate::paths::{create_dir_all, open_plain};
 use crate::plan::namespaces_bits::{CGROUP, MOUNT, NETWORK, USER};
 use crate::plan::{CapabilityPlan, Confinement, NumberSet, Plan, ProcessPlan};
 use crate::terminal::{self, Stdio};
-use crate::{program, rootfs};
+use crate::{passwd, program, rootfs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
@@ -399,27 +399,10 @@ fn set_capabilities(plan: CapabilityPlan, extra: u64) -> Result<()> {
 
 /// Programs expect HOME; engines leave it to the runtime to look it up in the container's own /etc/passwd.
 fn add_home(env: &mut Vec<CString>, uid: u32) {
-    /// An image's file: read no more than any real one has.
-    const PASSWD_BYTES_MAX: u64 = 1024 * 1024;
     if env.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
         return;
     }
-    let mut text = Vec::new();
-    if let Ok(fd) = open_plain(Path::new("/etc/passwd"), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-        let read = std::fs::File::from(fd)
-            .take(PASSWD_BYTES_MAX)
-            .read_to_end(&mut text);
-        if read.is_err() {
-            text.clear();
-        }
-    }
-    let text = String::from_utf8_lossy(&text);
-    let home = text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let matches = fields.nth(2)?.parse() == Ok(uid);
-        if matches { fields.nth(2) } else { None }
-    });
-    let home = home.filter(|home| home.starts_with('/')).unwrap_or("/");
+    let home = passwd::home(uid).unwrap_or_else(|| "/".to_owned());
     env.extend(CString::new(format!("HOME={home}")));
 }
 
