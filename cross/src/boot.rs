@@ -106,7 +106,7 @@ fn image_options(board: &str, programs: &BoardPrograms, enroll: Option<PathBuf>)
 }
 
 /// What every CI run has time for.
-const BOARDS_OF_CI: &[&str] = &["qemu-x86_64"];
+const BOARDS_OF_CI: &[&str] = &["qemu-x86_64", "qemu-virt-aarch64"];
 
 /// The whole story on the boards that every CI run has time for.
 pub fn run_in_ci() -> Result<()> {
