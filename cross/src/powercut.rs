@@ -433,8 +433,15 @@ impl<'a> Device<'a> {
         let left: Vec<_> = std::fs::read_dir(store.join("staging"))?.collect();
         ensure!(left.is_empty(), "in staging there is {left:?}");
         let mut parts = Vec::new();
-        for entry in std::fs::read_dir(&store)?.chain(std::fs::read_dir(&self.data)?) {
-            parts.push(entry?.file_name().to_string_lossy().into_owned());
+        for folder in ["store", "", "build", "build/cache", "build/work"] {
+            let folder = self.data.join(folder);
+            // Nothing was built yet when the power went.
+            if !folder.exists() {
+                continue;
+            }
+            for entry in std::fs::read_dir(&folder)? {
+                parts.push(entry?.file_name().to_string_lossy().into_owned());
+            }
         }
         parts.retain(|part| {
             let known = [
@@ -446,6 +453,9 @@ impl<'a> Device<'a> {
                 "version",
                 "store",
                 "containers",
+                "build",
+                "cache",
+                "work",
             ];
             !known.contains(&part.as_str())
         });
