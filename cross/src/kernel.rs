@@ -13,9 +13,7 @@ use crate::initramfs::module_name;
 use crate::packages;
 use crate::process::{run, stdout_of};
 
-/// Where Debian's packages are, when this machine's apt does not say.
-const MIRROR: &str = "http://deb.debian.org/debian";
-/// The release whose kernels are taken, when this machine has another system.
+/// The release whose kernels are taken.
 const RELEASE: &str = "bookworm";
 
 /// Programs it takes, and the Debian package of each.
@@ -199,7 +197,7 @@ impl Apt {
             std::fs::create_dir_all(folder.join(part))?;
         }
         let sources = folder.join("sources.list");
-        std::fs::write(&sources, format!("deb {} {RELEASE} main\n", mirror()))?;
+        std::fs::write(&sources, format!("deb {} {RELEASE} main\n", mirror()?))?;
         let at = |name: &str| folder.join(name).display().to_string();
         let options = [
             format!("APT::Architecture={arch}"),
@@ -228,16 +226,17 @@ impl Apt {
 }
 
 /// The mirror that this machine's apt takes Debian from.
-fn mirror() -> String {
-    let listed =
-        stdout_of(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"]));
-    let found = listed.ok().and_then(|text| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_suffix(&format!(" {RELEASE}")))?;
-        Some(line.trim_end_matches('/').to_owned())
-    });
-    found.unwrap_or_else(|| MIRROR.into())
+fn mirror() -> Result<String> {
+    let format = ["indextargets", "--format", "$(REPO_URI) $(RELEASE)"];
+    let listed = stdout_of(Command::new("apt-get").args(format))?;
+    let found = listed
+        .lines()
+        .find_map(|line| line.strip_suffix(&format!(" {RELEASE}")));
+    found
+        .map(|uri| uri.trim_end_matches('/').to_owned())
+        .with_context(|| {
+            format!("this machine's apt knows no source of Debian's {RELEASE}: add one, see sources.list(5), then apt-get update")
+        })
 }
 
 /// A Debian package for any board, extracted: fetched once.
