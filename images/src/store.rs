@@ -29,6 +29,7 @@ mod flatten;
 mod object;
 mod repair;
 mod staging;
+mod table;
 pub(crate) mod tree;
 mod unpack;
 mod usage;

@@ -339,7 +339,7 @@ pub fn unpack_below(blob: File, into: &Path, stage: &Tree) -> Result<()> {
         let Some((parents, name)) = tree::split(&entry.path)? else {
             continue;
         };
-        let folder = tree::open_parent(&root, &parents, &entry.path)?;
+        let folder = tree::open_parent(&root, &parents, &entry.path, &mut |_, _| Ok(()))?;
         let mut path: PathBuf = parents.iter().collect();
         for parent in path.ancestors().filter(|parent| !parent.as_os_str().is_empty()) {
             let node = parent.to_str().and_then(|parent| stage.get(parent));

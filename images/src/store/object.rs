@@ -81,6 +81,16 @@ impl Metadata {
         futimens(file, &mtime, &mtime)
     }
 
+    /// Takes from a file the attributes that this metadata has not.
+    pub fn remove_others(&self, file: BorrowedFd<'_>) -> std::io::Result<()> {
+        for (name, _) in read_xattrs(file, geteuid().is_root())? {
+            if !self.xattrs.iter().any(|(ours, _)| *ours == name) {
+                punnet_sys::fremovexattr(file, &CString::new(name)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// As a stored symbolic link or named pipe has it: those have no attributes that are kept.
     pub fn of_link(metadata: &std::fs::Metadata) -> Self {
         let root = geteuid().is_root();

@@ -78,8 +78,13 @@ pub fn open(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     }
 }
 
-/// Opens the directory an entry lies in, making what is missing.
-pub fn open_parent(root: &OwnedFd, parents: &[OsString], entry: &[u8]) -> Result<OwnedFd> {
+/// Opens the directory an entry lies in, making what is missing; `made` is told of each that was.
+pub fn open_parent(
+    root: &OwnedFd,
+    parents: &[OsString],
+    entry: &[u8],
+    made: &mut dyn FnMut(&OwnedFd, &Path) -> Result<()>,
+) -> Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
     let whole: std::path::PathBuf = if parents.is_empty() {
         ".".into()
@@ -109,11 +114,16 @@ pub fn open_parent(root: &OwnedFd, parents: &[OsString], entry: &[u8]) -> Result
         folder = match open(root, &path, flags) {
             Err(Errno::ENOENT) => {
                 // A symlink to nowhere is there too: mkdir says EEXIST, and the second open says ENOENT.
-                match mkdirat(&folder, part.as_os_str(), IMPLIED_DIRECTORY) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
+                let is_new = match mkdirat(&folder, part.as_os_str(), IMPLIED_DIRECTORY) {
+                    Ok(()) => true,
+                    Err(Errno::EEXIST) => false,
                     Err(errno) => return Err(Error::io("create", &path, errno)),
+                };
+                let folder = open(root, &path, flags).map_err(refused)?;
+                if is_new {
+                    made(&folder, &path)?;
                 }
-                open(root, &path, flags).map_err(refused)?
+                folder
             }
             other => other.map_err(refused)?,
         };

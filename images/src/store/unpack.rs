@@ -1,25 +1,26 @@
 //! Applies layers to a tree, one after another, each read once as a stream.
 //!
-//! Memory: 40 bytes for each regular file of the image, 8 for each entry of the current layer, and the metadata of its directories; nothing
-//! grows with the size of files.
+//! Memory does not grow, neither with the size of files nor with their number: what must be known of every entry goes on in files (table.rs).
 
-use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, mkdirat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, fstatat, futimens, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{fchownat, geteuid, linkat, mkfifoat, symlinkat};
 use sha2::Digest as _;
 
 use super::object::Metadata;
+use super::table::{Queue, Table, Value};
 use super::{Summary, drain, tree};
 use crate::decompress::decompressed;
 use crate::oci::Descriptor;
@@ -27,7 +28,7 @@ use crate::source::Blob;
 use crate::tar_stream::{Entry, EntryKind, PATH_BYTES_MAX, Sequential, TarStream};
 use crate::{Digest, Error, HashingReader, Result};
 
-/// Entries of all layers together. A full desktop has some 300,000 files; it bounds the memory named above.
+/// Entries of all layers together. A full desktop has some 300,000 files; it bounds the files that table.rs writes.
 const ENTRIES_MAX: u64 = 1_000_000;
 
 /// Bytes of all files together: more than any card of such a board holds of one image, and an end for what never ends.
@@ -44,16 +45,21 @@ const PROGRESS_BYTES: u64 = 128 << 10;
 
 /// A tree that layers are applied to.
 pub struct Unpacker {
-    root: OwnedFd,
+    root: Rc<OwnedFd>,
+    staging: PathBuf,
     temporary: PathBuf,
     objects: PathBuf,
-    /// Directories by path, whose metadata is set when nothing is put into them any more.
-    folders: BTreeMap<PathBuf, Metadata>,
-    /// Inode and object name of each regular file, replaced ones too, in the order of unpacking.
-    files: Vec<(u64, [u8; 32])>,
+    /// Which folders of objects are there for certain, by the first byte of the objects' names.
+    fans: [bool; 256],
+    /// By inode, of each regular file its object's name, of each directory the time that it gets when nothing is put into it any more. What is replaced
+    /// leaves its inode to what is made next, which is entered anew.
+    inodes: Table,
+    /// The directory that the last entry lies in: most entries follow their neighbours.
+    last_folder: Option<(Vec<OsString>, Rc<OwnedFd>)>,
     /// The list of hard links, once there is one: both names of each.
     links: Option<BufWriter<File>>,
     links_path: PathBuf,
+    buffer: Box<[u8]>,
     entries: u64,
     bytes: u64,
 }
@@ -64,18 +70,23 @@ type Archive<'a> = TarStream<Sequential<&'a mut dyn Read>>;
 impl Unpacker {
     /// An empty tree in a staging folder.
     pub fn new(staging: &Path, objects: &Path) -> Result<Self> {
-        let root_path = staging.join("rootfs");
-        Ok(Self {
-            root: tree::make_folder(&root_path)?,
+        let mut unpacker = Self {
+            root: Rc::new(tree::make_folder(&staging.join("rootfs"))?),
+            staging: staging.into(),
             temporary: staging.join("file"),
             objects: objects.into(),
-            folders: BTreeMap::new(),
-            files: Vec::new(),
+            fans: [false; 256],
+            inodes: Table::new(staging.join("inodes"), INODE_VALUE_BYTES),
+            last_folder: None,
             links: None,
             links_path: staging.join(super::LINKS),
+            buffer: vec![0; COPY_BYTES].into(),
             entries: 0,
             bytes: 0,
-        })
+        };
+        let root = unpacker.root.clone();
+        unpacker.give(&root, &Metadata::of_implied_folder(), Path::new(""))?;
+        Ok(unpacker)
     }
 
     /// Applies one layer, and only then compares its digests: staging is thrown away when they are wrong.
@@ -121,37 +132,19 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Gives directories their metadata, lists all files for `verify`, and counts.
+    /// Gives directories their times, lists all files for `verify`, and counts.
     pub fn finish(mut self, list: &Path) -> Result<Summary> {
-        let mut listed = HashSet::new();
-        // The deepest first: a parent's mode may forbid what is still to do below it.
-        for (path, metadata) in std::mem::take(&mut self.folders).iter().rev() {
-            match tree::open(
-                &self.root,
-                tree::at_root(path),
-                OFlag::O_DIRECTORY | OFlag::O_RDONLY,
-            ) {
-                // Gone again, or something else now.
-                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                other => {
-                    let folder = other.map_err(Error::at("open", path))?;
-                    metadata
-                        .apply(folder.as_fd())
-                        .map_err(Error::at("set the metadata of", path))?;
-                    let file = tree::as_file(&folder, path)?;
-                    listed.insert(file.metadata().map_err(Error::at("look at", path))?.ino());
-                }
-            }
-        }
-        // Stable: of the files that had an inode one after another, the last is the one in the tree.
-        self.files.sort_by_key(|&(inode, _)| inode);
         let file = File::create(list).map_err(Error::at("create", list))?;
         let mut list = List {
             out: BufWriter::new(file),
             path: list,
             summary: Summary::default(),
         };
-        self.list_folder(Path::new(""), &listed, &mut list)?;
+        let mut folders = Queue::make(&self.staging.join("folders"))?;
+        folders.push(Path::new(""))?;
+        while let Some(path) = folders.pop()? {
+            self.list_folder(&path, &mut folders, &mut list)?;
+        }
         if let Some(links) = &mut self.links {
             links.flush().map_err(Error::at("write", &self.links_path))?;
         }
@@ -159,8 +152,8 @@ impl Unpacker {
         Ok(list.summary)
     }
 
-    /// Lists what is below a directory, and gives it a time and a mode that are the same everywhere when no entry has.
-    fn list_folder(&self, path: &Path, listed: &HashSet<u64>, list: &mut List<'_>) -> Result<()> {
+    /// Lists the files of a directory, and leaves the directories in it for later.
+    fn list_folder(&mut self, path: &Path, folders: &mut Queue, list: &mut List<'_>) -> Result<()> {
         let folder = match tree::open(
             &self.root,
             tree::at_root(path),
@@ -175,65 +168,59 @@ impl Unpacker {
             }
             other => other.map_err(Error::at("open", path))?,
         };
-        let here = File::from(folder.try_clone().map_err(Error::at("open", path))?);
-        if !listed.contains(&here.metadata().map_err(Error::at("look at", path))?.ino()) {
-            Metadata::of_implied_folder()
-                .apply(here.as_fd())
-                .map_err(Error::at("set the metadata of", path))?;
-        }
-        let entries = super::entries(&tree::at(&folder, OsStr::new(".")))?;
-        let mut folders = Vec::new();
-        for entry in entries {
-            let below = path.join(entry.file_name().unwrap_or_default());
-            let metadata = fs::symlink_metadata(&entry).map_err(Error::at("look at", &below))?;
-            if metadata.is_dir() {
-                folders.push(below);
-            } else if metadata.is_file() {
-                let name = self
-                    .name_of(metadata.ino())
-                    .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
-                list.add(&Digest::from_bytes(name), metadata.len(), &below)?;
+        let inode = fstat(&folder).map_err(Error::at("look at", path))?.st_ino;
+        let time = time_of(self.inodes.get(inode)?.unwrap_or_default());
+        futimens(&folder, &time, &time).map_err(Error::at("set the time of", path))?;
+        let failed = |error| Error::io("list", path, error);
+        for entry in fs::read_dir(tree::at(&folder, OsStr::new("."))).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let below = path.join(&name);
+            let found = fstatat(&folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(Error::at("look at", &below))?;
+            match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFDIR => folders.push(&below)?,
+                SFlag::S_IFREG => {
+                    let object = self.inodes.get(found.st_ino)?;
+                    let object = object
+                        .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
+                    list.add(&Digest::from_bytes(object), found.st_size as u64, &below)?;
+                }
+                _ => {}
             }
         }
-        // No descriptor is held on the way down: an image may be deeper than a process may have files open.
-        drop((folder, here));
-        folders
-            .iter()
-            .try_for_each(|below| self.list_folder(below, listed, list))
-    }
-
-    /// The object that an inode of the tree is. A file replaced by a later entry leaves its inode to the next one that is made.
-    fn name_of(&self, inode: u64) -> Option<[u8; 32]> {
-        let end = self.files.partition_point(|&(other, _)| other <= inode);
-        let (last, name) = self.files[..end].last()?;
-        (*last == inode).then_some(*name)
+        Ok(())
     }
 
     fn apply(&mut self, mut archive: Archive<'_>) -> Result<()> {
-        let mut layer = HashSet::new();
+        // What this layer has made, by the hashes of its paths: a whiteout does not hide it. The first layer has nothing to hide.
+        let mut layer = (self.entries > 0).then(|| Table::new(self.staging.join("layer"), 0));
         while let Some(entry) = archive.next_entry()? {
             self.count(entry.size)?;
             let Some((parents, name)) = tree::split(&entry.path)? else {
-                self.folders.insert(PathBuf::new(), Metadata::of_entry(&entry));
+                let root = self.root.clone();
+                self.give_again(&root, &Metadata::of_entry(&entry), Path::new(""))?;
                 continue;
             };
-            let folder = tree::open_parent(&self.root, &parents, &entry.path)?;
+            let folder = self.open_parent(&parents, &entry.path)?;
             let parent: PathBuf = parents.iter().collect();
-            match whiteout(&name) {
-                Some(Whiteout::Opaque) => self.hide_all(&parent, &layer)?,
-                Some(Whiteout::Name(hidden)) => {
-                    if !layer.contains(&key(&parent.join(hidden))) {
-                        self.clear(&folder, &parent, hidden)?;
+            match (whiteout(&name), &mut layer) {
+                (Some(_), None) => {}
+                (Some(Whiteout::Opaque), Some(layer)) => self.hide_all(&parent, layer)?,
+                (Some(Whiteout::Name(hidden)), Some(layer)) => {
+                    if !layer.has(key(&parent.join(hidden)))? {
+                        self.clear(&folder, hidden)?;
                     }
                 }
-                None => {
+                (None, layer) => {
                     self.create(&folder, &parent, &name, &entry, &mut archive)?;
-                    // Whose path is known, its ancestors are.
+                    let Some(layer) = layer else { continue };
                     let path = parent.join(&name);
-                    path.ancestors()
-                        .map(key)
-                        .take_while(|key| layer.insert(*key))
-                        .for_each(drop);
+                    for path in path.ancestors() {
+                        // Whose path is known, its ancestors are.
+                        if !layer.put(key(path), Value::default())? {
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -258,6 +245,37 @@ impl Unpacker {
         Ok(())
     }
 
+    /// The directory an entry lies in; what is missing of its path is made.
+    fn open_parent(&mut self, parents: &[OsString], entry: &[u8]) -> Result<Rc<OwnedFd>> {
+        if let Some((_, folder)) = self.last_folder.as_ref().filter(|(path, _)| path == parents) {
+            return Ok(folder.clone());
+        }
+        let root = self.root.clone();
+        let folder = tree::open_parent(&root, parents, entry, &mut |made, path| {
+            self.give(made, &Metadata::of_implied_folder(), path)
+        })?;
+        let folder = Rc::new(folder);
+        self.last_folder = Some((parents.to_vec(), folder.clone()));
+        Ok(folder)
+    }
+
+    /// Gives a new directory its metadata; its time again when all is in it.
+    fn give(&mut self, folder: &OwnedFd, metadata: &Metadata, path: &Path) -> Result<()> {
+        metadata
+            .apply(folder.as_fd())
+            .map_err(Error::at("set the metadata of", path))?;
+        let inode = fstat(folder).map_err(Error::at("look at", path))?.st_ino;
+        self.inodes.put(inode, value_of(metadata.mtime_parts())).map(drop)
+    }
+
+    /// The same for one that may have other metadata.
+    fn give_again(&mut self, folder: &OwnedFd, metadata: &Metadata, path: &Path) -> Result<()> {
+        metadata
+            .remove_others(folder.as_fd())
+            .map_err(Error::at("set the metadata of", path))?;
+        self.give(folder, metadata, path)
+    }
+
     fn create(
         &mut self,
         folder: &OwnedFd,
@@ -271,25 +289,30 @@ impl Unpacker {
         let failed = |errno: Errno| Error::io("create", &path, errno);
         match entry.kind {
             EntryKind::Directory => {
-                if !is_folder(folder, name) {
-                    self.clear(folder, parent, name)?;
+                let is_there = is_folder(folder, name);
+                if !is_there {
+                    self.clear(folder, name)?;
                     mkdirat(folder, name, Mode::S_IRWXU).map_err(failed)?;
                 }
-                self.folders.insert(path, metadata);
+                let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+                let made = tree::open(folder, Path::new(name), flags).map_err(failed)?;
+                match is_there {
+                    true => self.give_again(&made, &metadata, &path)?,
+                    false => self.give(&made, &metadata, &path)?,
+                }
             }
             EntryKind::File => {
                 let stored = self.store_file(entry, &metadata, archive)?;
-                self.clear(folder, parent, name)?;
                 self.place_file(stored, folder, name)?;
             }
             EntryKind::HardLink => self.hard_link(folder, parent, name, entry)?,
             EntryKind::Symlink => {
-                self.clear(folder, parent, name)?;
+                self.clear(folder, name)?;
                 symlinkat(OsStr::from_bytes(&entry.link), folder, name).map_err(failed)?;
                 set_link_metadata(folder, name, &metadata).map_err(failed)?;
             }
             EntryKind::Fifo => {
-                self.clear(folder, parent, name)?;
+                self.clear(folder, name)?;
                 mkfifoat(folder, name, metadata.mode()).map_err(failed)?;
                 set_link_metadata(folder, name, &metadata).map_err(failed)?;
             }
@@ -305,33 +328,33 @@ impl Unpacker {
         metadata: &Metadata,
         archive: &mut Archive<'_>,
     ) -> Result<Stored> {
-        let path = &self.temporary;
         let failed = |error: io::Error| Error::io("write", tree::shown(&entry.path), error);
         let file = File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)
+            .open(&self.temporary)
             .map_err(failed)?;
         let mut hasher = metadata.hasher(entry.size);
-        let mut buffer = vec![0; COPY_BYTES];
+        let (mut position, mut written) = (0, 0);
         loop {
-            let read = match archive.read(&mut buffer) {
+            let read = match archive.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) => return Err(Error::Stream(error)),
             };
-            hasher.update(&buffer[..read]);
+            let piece = &self.buffer[..read];
+            hasher.update(piece);
             // What is zero need not be written: a sparse file stays one, and flash is spared.
-            if buffer[..read].iter().all(|&byte| byte == 0) {
-                (&file).seek(SeekFrom::Current(read as i64)).map_err(failed)?;
-            } else {
-                (&file).write_all(&buffer[..read]).map_err(failed)?;
+            if piece.iter().any(|&byte| byte != 0) {
+                file.write_all_at(piece, position).map_err(failed)?;
+                written = position + read as u64;
             }
+            position += read as u64;
         }
         // A hole at the end is there only with this.
-        if (&file).stream_position().map_err(failed)? > file.metadata().map_err(failed)?.len() {
-            file.set_len(entry.size).map_err(failed)?;
+        if position > written {
+            file.set_len(position).map_err(failed)?;
         }
         metadata
             .apply(file.as_fd())
@@ -348,28 +371,46 @@ impl Unpacker {
         let hex = Digest::from_bytes(stored.name).hex();
         let fan = self.objects.join(&hex[..2]);
         let object = fan.join(&hex[2..]);
-        match fs::create_dir(&fan) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("create", &fan, error));
+        if !std::mem::replace(&mut self.fans[usize::from(stored.name[0])], true) {
+            match fs::create_dir(&fan) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", &fan, error));
+                }
+                _ => {}
             }
-            _ => {}
         }
-        let link_to = |from: &Path| linkat(AT_FDCWD, from, folder, name, AtFlags::empty());
-        let mut inode = stored.inode;
-        match fs::symlink_metadata(&object) {
-            // Another image has it too: then it was on the disk before that image got its name.
-            Ok(found) if found.nlink() > 1 && found.len() == stored.size && link_to(&object).is_ok() => {
-                inode = found.ino();
+        // Another image may have it too: then it was on the disk before that image got its name.
+        let shared = fs::symlink_metadata(&object)
+            .ok()
+            .filter(|found| found.nlink() > 1 && found.len() == stored.size);
+        let shared = shared.filter(|_| self.link(&object, folder, name).is_ok());
+        let inode = match shared {
+            Some(found) => {
                 fs::remove_file(&self.temporary).map_err(Error::at("remove", &self.temporary))?;
+                found.ino()
             }
             // None, garbage of an interrupted import whose content cannot be relied upon, or one that has as many links as the file system allows.
-            _ => {
-                link_to(&self.temporary).map_err(Error::at("create", name))?;
+            None => {
+                let temporary = self.temporary.clone();
+                self.link(&temporary, folder, name)?;
                 fs::rename(&self.temporary, &object).map_err(Error::at("create", &object))?;
+                stored.inode
             }
+        };
+        self.inodes.put(inode, stored.name).map(drop)
+    }
+
+    /// One more name for a file, in the place of what may be there.
+    fn link(&mut self, from: &Path, folder: &OwnedFd, name: &OsStr) -> Result<()> {
+        let link = || linkat(AT_FDCWD, from, folder, name, AtFlags::empty());
+        match link() {
+            Err(Errno::EEXIST) => {
+                self.clear(folder, name)?;
+                link()
+            }
+            other => other,
         }
-        self.files.push((inode, stored.name));
-        Ok(())
+        .map_err(Error::at("create", name))
     }
 
     fn hard_link(&mut self, folder: &OwnedFd, parent: &Path, name: &OsStr, entry: &Entry) -> Result<()> {
@@ -395,7 +436,7 @@ impl Unpacker {
         };
         let target_folder = tree::open(&self.root, tree::at_root(&target_parent), flags).map_err(missing)?;
         fstatat(&target_folder, last.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(missing)?;
-        self.clear(folder, parent, name)?;
+        self.clear(folder, name)?;
         match linkat(&target_folder, last.as_os_str(), folder, name, AtFlags::empty()) {
             Err(Errno::EPERM) => Err(refused(format!(
                 "it is a hard link to `{}`, which is a directory",
@@ -427,22 +468,13 @@ impl Unpacker {
     }
 
     /// Makes room for a new entry.
-    fn clear(&mut self, folder: &OwnedFd, parent: &Path, name: &OsStr) -> Result<()> {
-        if is_folder(folder, name) {
-            let path = parent.join(name);
-            // What lies below a path follows it in the map: no walk over all of it for each entry of an archive that replaces many.
-            let below = self
-                .folders
-                .range(path.clone()..)
-                .map(|(folder, _)| folder.clone());
-            let below: Vec<_> = below.take_while(|folder| folder.starts_with(&path)).collect();
-            below.iter().for_each(|folder| drop(self.folders.remove(folder)));
-        }
+    fn clear(&mut self, folder: &OwnedFd, name: &OsStr) -> Result<()> {
+        self.last_folder = None;
         tree::remove_at(folder, name)
     }
 
     /// An opaque whiteout: removes what earlier layers have put into a directory, wherever in this layer's archive it stands.
-    fn hide_all(&mut self, path: &Path, layer: &HashSet<u64>) -> Result<()> {
+    fn hide_all(&mut self, path: &Path, layer: &mut Table) -> Result<()> {
         let folder = match tree::open(
             &self.root,
             tree::at_root(path),
@@ -451,12 +483,13 @@ impl Unpacker {
             Err(Errno::ENOENT) => return Ok(()),
             other => other.map_err(Error::at("open", path))?,
         };
-        let here = tree::at(&folder, OsStr::new("."));
-        for entry in super::entries(&here)? {
-            let name: OsString = entry.file_name().unwrap_or_default().into();
+        let failed = |error| Error::io("list", path, error);
+        // What is removed meanwhile does not move what is still to come (readdir(3p)).
+        for entry in fs::read_dir(tree::at(&folder, OsStr::new("."))).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
             let below = path.join(&name);
-            if !layer.contains(&key(&below)) {
-                self.clear(&folder, path, &name)?;
+            if !layer.has(key(&below))? {
+                self.clear(&folder, &name)?;
             } else if is_folder(&folder, &name) {
                 self.hide_all(&below, layer)?;
             }
@@ -489,6 +522,27 @@ impl List<'_> {
             .and_then(|()| self.out.write_all(&[0]));
         written.map_err(Error::at("write", self.path))
     }
+}
+
+/// Bytes of what is known of an inode: the name of an object.
+const INODE_VALUE_BYTES: usize = 32;
+
+/// A directory's time among the names of objects.
+fn value_of((seconds, nanoseconds): (i64, u32)) -> Value {
+    let mut value = Value::default();
+    value[..8].copy_from_slice(&seconds.to_le_bytes());
+    value[8..12].copy_from_slice(&nanoseconds.to_le_bytes());
+    value
+}
+
+fn time_of(value: Value) -> TimeSpec {
+    let part = |bytes: &[u8]| {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        i64::from_le_bytes(whole)
+    };
+    // Seconds beyond 32 bits are cut on boards whose time_t has no more.
+    TimeSpec::new(part(&value[..8]) as _, part(&value[8..12]) as _)
 }
 
 enum Whiteout<'a> {

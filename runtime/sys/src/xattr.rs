@@ -19,6 +19,13 @@ pub fn fsetxattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<(
     Errno::result(result).map(drop)
 }
 
+/// Removes an attribute. fremovexattr(2)
+pub fn fremovexattr(fd: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    // SAFETY: the name ends with NUL, and the kernel only reads it.
+    let result = unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
 /// Reads an attribute into `buffer` and returns its length; with an empty buffer only the length. fgetxattr(2)
 pub fn fgetxattr(fd: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> nix::Result<usize> {
     // SAFETY: the name ends with NUL, and the kernel writes at most the length given.
