@@ -80,23 +80,22 @@ impl Shown {
         }
         self.layer = Some(progress.layer);
         self.last = Some(Instant::now());
-        let Progress {
-            layer,
-            layers,
-            done_bytes,
-            total_bytes,
-        } = progress;
+        let (layers, total_bytes) = (progress.layers, progress.total_bytes);
         match self.shape {
             Shape::Json => println!(
                 "{}",
-                json!({ "event": "progress", "layer": layer, "layers": layers, "done_bytes": done_bytes, "total_bytes": total_bytes })
+                json!({
+                    "event": "progress", "layer": progress.layer, "layers": layers,
+                    "done_bytes": progress.done_bytes, "total_bytes": total_bytes
+                })
             ),
             Shape::Bar => {
                 eprint!("\r\x1b[K{}", bar(progress, self.began.elapsed()));
                 drop(std::io::stderr().flush());
             }
             Shape::Lines if is_new_layer => {
-                eprintln!("layer {} of {layers}, {} of all", layer + 1, amount(total_bytes));
+                let number = progress.layer + 1;
+                eprintln!("layer {number} of {layers}, {} of all", amount(total_bytes));
             }
             Shape::Lines | Shape::Nothing => {}
         }
