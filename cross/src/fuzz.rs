@@ -1,17 +1,35 @@
 //! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, with libFuzzer built from its crate: no nightly compiler, no further tool.
 //!
-//! The tests run every target's corpus and then new inputs for a few seconds; a campaign is the same with `--seconds`.
+//! The tests run every target's corpus and then new inputs: for a minute where images and registries are read, for seconds elsewhere. A campaign is the same with
+//! `--seconds`.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 
 use crate::build::{cargo, root, static_target, target_dir};
 use crate::process::{self, output_of};
 
-/// Seconds each target gets in the tests: its corpus, and enough to find the shallow.
-const SECONDS_EACH: u32 = 6;
+/// Targets that get a minute in the tests: what reads images and answers of registries, which anybody may send.
+const LONG: &[&str] = &[
+    "containerfile",
+    "image_documents",
+    "registry",
+    "tar_stream",
+    "unpack",
+];
+
+/// Seconds each of them gets in the tests.
+const SECONDS_LONG: u32 = 60;
+
+/// Seconds each other target gets in the tests: its corpus, and enough to find the shallow.
+const SECONDS_SHORT: u32 = 6;
+
+/// Targets at a time. Two processors are the least that CI has.
+const AT_A_TIME: usize = 2;
 
 /// Longest input, bytes: several times the largest structure a parser looks for.
 const INPUT_BYTES_MAX: u32 = 16 * 1024;
@@ -37,15 +55,34 @@ pub struct Options {
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
-    run_targets(options.seconds, options.target.as_deref())
+    let mut all = targets()?;
+    if let Some(only) = &options.target {
+        all.retain(|name| name == only);
+        ensure!(!all.is_empty(), "there is no fuzz target {only}");
+    }
+    run_targets(all.into_iter().map(|name| (name, options.seconds)).collect())
 }
 
-/// A few seconds for each target.
+/// A minute for some, a few seconds for the others.
 pub fn run_each_briefly() -> Result<()> {
-    run_targets(SECONDS_EACH, None)
+    let all = targets()?;
+    for name in LONG {
+        ensure!(
+            all.iter().any(|target| target == name),
+            "there is no fuzz target {name}"
+        );
+    }
+    let (long, short): (Vec<_>, Vec<_>) = all.into_iter().partition(|name| LONG.contains(&name.as_str()));
+    let seconds = |names: Vec<String>, seconds| names.into_iter().map(move |name| (name, seconds));
+    run_targets(
+        seconds(long, SECONDS_LONG)
+            .chain(seconds(short, SECONDS_SHORT))
+            .collect(),
+    )
 }
 
-fn run_targets(seconds: u32, only: Option<&str>) -> Result<()> {
+/// Builds all, and runs these for so many seconds each.
+fn run_targets(left: VecDeque<(String, u32)>) -> Result<()> {
     let folder = target_dir().join("fuzz");
     let host = static_target()?.triple.replace("-musl", "-gnu");
     let mut build = cargo();
@@ -67,33 +104,49 @@ fn run_targets(seconds: u32, only: Option<&str>) -> Result<()> {
             .arg(&folder)
             .env("RUSTFLAGS", INSTRUMENTATION),
     )?;
-    for name in targets()?
-        .iter()
-        .filter(|name| only.is_none_or(|only| only == **name))
-    {
-        println!("    {name}: {seconds} s");
-        // New inputs go to the target folder; the corpus in the repository is only read.
-        let found = folder.join("found").join(name);
-        std::fs::create_dir_all(&found)?;
-        let mut fuzzer = Command::new(folder.join(&host).join("release").join(name));
-        fuzzer.arg(&found).arg(root().join("fuzz/corpus").join(name));
-        fuzzer.args([
-            "-print_final_stats=0",
-            "-verbosity=0",
-            &format!("-max_total_time={seconds}"),
-            &format!("-max_len={INPUT_BYTES_MAX}"),
-        ]);
-        fuzzer
-            .arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"))
-            .arg(format!("-artifact_prefix={}/crash-{name}-", folder.display()));
-        let output = output_of(&mut fuzzer)?;
-        ensure!(
-            output.status.success(),
-            "fuzz target {name} found something; the input is kept as {}/crash-{name}-*\n{}",
-            folder.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+    let programs = folder.join(&host).join("release");
+    let left = Mutex::new(left);
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || -> Result<()> {
+        while let Some((name, seconds)) = next() {
+            println!("    {name}: {seconds} s");
+            run_target(&programs, &folder, &name, seconds)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker
+                .join()
+                .map_err(|_| anyhow::anyhow!("a fuzzer's thread has panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+fn run_target(programs: &Path, folder: &Path, name: &str, seconds: u32) -> Result<()> {
+    // New inputs go to the target folder; the corpus in the repository is only read.
+    let found = folder.join("found").join(name);
+    std::fs::create_dir_all(&found)?;
+    let mut fuzzer = Command::new(programs.join(name));
+    fuzzer.arg(&found).arg(root().join("fuzz/corpus").join(name));
+    fuzzer.args([
+        "-print_final_stats=0",
+        "-verbosity=0",
+        &format!("-max_total_time={seconds}"),
+        &format!("-max_len={INPUT_BYTES_MAX}"),
+    ]);
+    fuzzer
+        .arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"))
+        .arg(format!("-artifact_prefix={}/crash-{name}-", folder.display()));
+    let output = output_of(&mut fuzzer)?;
+    ensure!(
+        output.status.success(),
+        "fuzz target {name} found something; the input is kept as {}/crash-{name}-*\n{}",
+        folder.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
