@@ -140,7 +140,7 @@ impl Agent {
                     None
                 }
             });
-        let executor = Executor::new(state, punnet, options.board.name.clone());
+        let executor = Executor::new(state, punnet, options.board.name.clone(), enrolment.fleet_key);
         let (core, began) = (Core::new(config), Instant::now());
         Ok(Self {
             options,

@@ -87,6 +87,11 @@ const RUN_FLAGS: &[Flag] = &[
         "disk|ram|copy",
         "Where what the container writes goes: ram spares the flash and is gone after a reboot; copy needs no overlayfs [disk; copy where the kernel has no overlayfs]",
     ),
+    valued(
+        "vouched-by",
+        "KEY",
+        "Take this key's signature over the image's digest for checked, where signatures.json wants one: the agent gives the fleet's",
+    ),
     flag(
         "privileged",
         "All capabilities, no system call filter, no masked or read-only kernel files, no user namespace of root's: as good as root on the device",
@@ -211,7 +216,7 @@ fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<
 /// Makes the container's folder: claimed, filled, and only then it exists.
 fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliError> {
     let image = registry::image_to_run(roots, given)?;
-    sign::check(roots, &image, given.text(0)?)?;
+    sign::check(roots, &image, given.text(0)?, given.one("vouched-by"))?;
     let config = image.container_config()?;
     punnet_images::platform::check(
         &image.config()?.platform(),

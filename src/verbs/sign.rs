@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use punnet_images::signature::SigningKey;
 use punnet_images::signature::policy::Policy;
+use punnet_images::signature::{PublicKey, SigningKey};
 use punnet_images::{Image, Reference};
 
 use super::images::store;
@@ -39,8 +39,8 @@ fn sign(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses an image that the policy of this device does not let run.
-pub fn check(roots: &Roots, image: &Image, asked: &str) -> Result<(), CliError> {
+/// Refuses an image that the policy of this device does not let run. `vouched` is a key whose signature over the image's digest the caller has checked.
+pub fn check(roots: &Roots, image: &Image, asked: &str, vouched: Option<&str>) -> Result<(), CliError> {
     let Some(policy) = Policy::read(&roots.data()?)? else {
         return Ok(());
     };
@@ -49,6 +49,7 @@ pub fn check(roots: &Roots, image: &Image, asked: &str) -> Result<(), CliError> 
         name.as_ref(),
         &image.manifest,
         &store(roots)?.evidence(&image.manifest)?,
+        vouched.map(PublicKey::parse).transpose()?.as_ref(),
     )?)
 }
 

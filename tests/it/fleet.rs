@@ -175,6 +175,38 @@ fn the_main_job(broker: Broker) {
     stand.remove().unwrap();
 }
 
+/// Every image needs a signature of this key.
+fn want_signatures_of(stand: &Stand, key: &str) {
+    let policy = serde_json::json!({
+        "version": 1, "keys": { "key": key }, "rules": [{ "images": "", "signed_by": ["key"] }],
+    });
+    std::fs::write(stand.path().join("data/signatures.json"), policy.to_string()).unwrap();
+}
+
+#[test]
+fn where_a_policy_wants_the_fleets_key_what_it_deploys_is_signed_by_it() {
+    let stand = running_stand(Broker::Embedded);
+    want_signatures_of(&stand, &"ab".repeat(32));
+    ok(&mut deploy(&stand, "hello", "hello"));
+    wait_for("the refusal", PATIENCE, || {
+        Ok(stand.log_tail("agent.log").contains("may not run").then_some(()))
+    })
+    .unwrap();
+    assert!(containers(&stand).is_empty());
+    // The agent tries again by itself.
+    let enrolment = std::fs::read(stand.path().join("enrolment.json")).unwrap();
+    let enrolment: Value = serde_json::from_slice(&enrolment).unwrap();
+    want_signatures_of(&stand, enrolment["fleet_key"].as_str().unwrap());
+    wait_running(&stand, "hello");
+    // By hand the same image needs a signature of its own.
+    let digest = ok(&mut stand.punnet(&["images", "--quiet"])).trim().to_owned();
+    let by_hand = output(&mut stand.punnet(&["run", "--rm", &digest, "--once"]));
+    assert_eq!(by_hand.status.code(), Some(125));
+    let complaint = String::from_utf8(by_hand.stderr).unwrap();
+    assert!(complaint.contains("may not run"), "{complaint}");
+    stand.remove().unwrap();
+}
+
 #[test]
 fn a_container_runs_because_the_controller_said_so_through_the_embedded_broker() {
     the_main_job(Broker::Embedded);

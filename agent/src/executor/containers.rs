@@ -103,8 +103,8 @@ pub fn parse_images(json: &[u8]) -> Result<Vec<Digest>, String> {
         .collect())
 }
 
-/// The arguments of `punnet create` for an app.
-pub fn create_args(app: &App, spec: &Digest) -> Vec<OsString> {
+/// The arguments of `punnet create` for an app, which a desired state has that this key has signed.
+pub fn create_args(app: &App, spec: &Digest, fleet_key: &[u8; 32]) -> Vec<OsString> {
     let mut args: Vec<String> = vec!["create".into()];
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     option("--name", app.name.to_string());
@@ -134,6 +134,8 @@ pub fn create_args(app: &App, spec: &Digest) -> Vec<OsString> {
         let mode = if mount.read_only { ":ro" } else { "" };
         option("--volume", format!("{}:{}{mode}", mount.source, mount.target));
     }
+    let key: String = fleet_key.iter().map(|byte| format!("{byte:02x}")).collect();
+    option("--vouched-by", key);
     option("--stop-timeout", app.stop_timeout_ms.div_ceil(1000).to_string());
     let mut entrypoint = app.entrypoint.iter();
     if let Some(program) = entrypoint.next() {
@@ -225,15 +227,15 @@ mod tests {
             stop_timeout_ms: 1001,
             soak_ms: 0,
         };
-        let args: Vec<_> = create_args(&app, &Digest([7; 32]))
+        let args: Vec<_> = create_args(&app, &Digest([7; 32]), &[0xa; 32])
             .into_iter()
             .map(|arg| arg.into_string().unwrap())
             .collect();
-        let (spec, image) = (Digest([7; 32]), Digest([9; 32]));
+        let (spec, image, key) = (Digest([7; 32]), Digest([9; 32]), "0a".repeat(32));
         let expected = format!(
             "create|--name|web|--label|punnet.app=web|--label|punnet.spec={spec}|--network|host|--memory|1024|\
              --pids-limit|9|--cpus|1.250|--env|A=b c|--device-class|gpio|--volume|/a:/b:ro|--volume|/c:/d|\
-             --stop-timeout|2|--entrypoint|/bin/a|--read-only|{image}|-x|one|"
+             --vouched-by|{key}|--stop-timeout|2|--entrypoint|/bin/a|--read-only|{image}|-x|one|"
         );
         assert_eq!(args.join("|"), expected);
     }

@@ -66,13 +66,14 @@ pub struct Executor {
     logs: Logs,
     log_dirs: BTreeMap<Name, PathBuf>,
     board_name: String,
+    fleet_key: [u8; 32],
     messages: UnboundedReceiver<Message>,
     tell: UnboundedSender<Message>,
 }
 
 impl Executor {
-    /// An executor for the containers of `punnet`'s roots.
-    pub fn new(state: State, punnet: Punnet, board_name: String) -> Self {
+    /// An executor for the containers of `punnet`'s roots, and the key whose desired states it is given.
+    pub fn new(state: State, punnet: Punnet, board_name: String, fleet_key: [u8; 32]) -> Self {
         let (tell, messages) = unbounded_channel();
         Self {
             blobs: Blobs::new(state.folder()),
@@ -82,6 +83,7 @@ impl Executor {
             state,
             punnet,
             board_name,
+            fleet_key,
             messages,
             tell,
         }
@@ -296,7 +298,7 @@ impl Executor {
         let punnet = self.punnet.clone();
         let decoded = postcard::from_bytes::<App>(encoded);
         let args = decoded
-            .map(|app| create_args(&app, &spec))
+            .map(|app| create_args(&app, &spec, &self.fleet_key))
             .map_err(|_| "the app does not decode".to_owned());
         self.spawn(async move {
             let result = match args {

@@ -243,7 +243,7 @@ fn check(policy: &Policy, image: &Image, store: &Store, name: &str) -> Result<()
     let name = name.parse::<Reference>().ok();
     let proof = store.evidence(&image.manifest).unwrap();
     policy
-        .check(name.as_ref(), &image.manifest, &proof)
+        .check(name.as_ref(), &image.manifest, &proof, None)
         .map_err(|error| chain(&error))
 }
 

@@ -62,7 +62,7 @@ impl Worker for Hands<'_> {
         let image = registry::base_of_build(self.roots, self.given, name, platform);
         // What a base has is executed by steps: who may not run it may not build on it.
         let checked = image.and_then(|image| {
-            sign::check(self.roots, &image, &name.to_string())?;
+            sign::check(self.roots, &image, &name.to_string(), None)?;
             Ok(image)
         });
         checked.map_err(|error| match error {
