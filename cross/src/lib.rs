@@ -17,6 +17,7 @@ mod kernel;
 mod packages;
 pub mod powercut;
 pub mod process;
+pub mod registry;
 pub mod size;
 pub mod stand;
 pub mod test;

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use punnet_boards::Arch;
+use tempfile::TempDir;
 
 use crate::build::{root, target_dir};
 use crate::initramfs::{Initramfs, modules_in_order};
@@ -86,19 +87,10 @@ pub struct Machine {
     memory_mib: u32,
     /// More words for the kernel's command line.
     append: String,
-    /// One more disk, /dev/vdb, which stays when the machine has ended.
-    disk: Option<PathBuf>,
+    /// More disks, /dev/vdb and so on, in qcow2, which stay when the machine has ended.
+    disks: Vec<PathBuf>,
     /// More folders that must be there, with commas between.
     visible: String,
-}
-
-/// How a machine ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// By itself, with the command's exit code.
-    Code(i32),
-    /// Its power was cut.
-    Killed,
 }
 
 impl Machine {
@@ -110,14 +102,15 @@ impl Machine {
             environment: Vec::new(),
             memory_mib: 2048,
             append: String::new(),
-            disk: None,
+            disks: Vec::new(),
             visible: String::new(),
         })
     }
 
-    /// With this file as one more disk, /dev/vdb.
-    pub fn with_disk(mut self, file: &Path) -> Self {
-        self.disk = Some(file.into());
+    /// With these files, in QEMU's qcow2, as more disks: /dev/vdb, /dev/vdc and so on. When the machine is killed, they have what it was told that they
+    /// have, by an answer to a flush, and of what it had only written some: QEMU keeps the places of new clusters in its memory until it is told to flush.
+    pub fn with_disks(mut self, files: &[PathBuf]) -> Self {
+        self.disks = files.to_vec();
         self
     }
 
@@ -141,28 +134,53 @@ impl Machine {
 
     /// Boots, runs, switches off; the command's exit code.
     pub fn run(&self, timeout: Duration) -> Result<i32> {
-        match self.boot(timeout, None)? {
-            Ending::Code(code) => Ok(code),
-            Ending::Killed => bail!("the virtual machine was killed"),
-        }
+        let folder = Self::folder()?;
+        let mut machine = self.boot(folder.path())?;
+        wait_for("the virtual machine to switch itself off", timeout, || {
+            machine.ended()
+        })?;
+        let code = said(folder.path());
+        let code = code.lines().last().and_then(|line| line.trim().parse().ok());
+        code.context("the virtual machine ended before the command did")
     }
 
-    /// Boots, and cuts the power so long after the command has written `ready` to /dev/ttyS1.
-    pub fn run_until_ready_and(&self, timeout: Duration, after: Duration) -> Result<Ending> {
-        self.boot(timeout, Some(after))
+    /// Boots, waits until the command has written a line `ready` to /dev/ttyS1, does `meanwhile` with what was there before it, and cuts the power.
+    pub fn run_until(
+        &self,
+        timeout: Duration,
+        ready: &str,
+        meanwhile: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<()> {
+        let folder = Self::folder()?;
+        let mut machine = self.boot(folder.path())?;
+        let said = wait_for("the virtual machine to begin", timeout, || {
+            machine.check()?;
+            let said = said(folder.path()).replace('\r', "");
+            let before = said.strip_suffix(&format!("{ready}\n"));
+            Ok(before.map(str::to_owned))
+        })?;
+        meanwhile(&said)?;
+        machine
+            .check()
+            .context("the command ended before its power was cut")?;
+        machine.kill()
     }
 
-    fn boot(&self, timeout: Duration, kill_after: Option<Duration>) -> Result<Ending> {
+    fn folder() -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("punnet-vm-").tempdir()?)
+    }
+
+    fn boot(&self, folder: &Path) -> Result<Server> {
         let kernel = Kernel::get(KERNEL_PACKAGE, Arch::Amd64)?;
-        let folder = tempfile::Builder::new().prefix("punnet-vm-").tempdir()?;
-        let path = |name: &str| folder.path().join(name);
+        let path = |name: &str| folder.join(name);
         std::fs::write(path("initramfs"), self.initramfs(&kernel)?)?;
         File::create(path("disk"))?.set_len(DISK_BYTES)?;
         run(Command::new("mkfs.ext4")
             .args(["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
             .arg(path("disk")))?;
+        // An emulated timer that comes late on a loaded machine is not a broken one: without the word the kernel panics.
         let append = format!(
-            "console=ttyS0 quiet panic=-1 {} punnet.modules={} punnet.visible={},{}{}",
+            "console=ttyS0 quiet panic=-1 no_timer_check {} punnet.modules={} punnet.visible={},{}{}",
             self.append,
             kernel.folder.join("lib/modules").display(),
             root().display(),
@@ -199,31 +217,13 @@ impl Machine {
                 "-virtfs",
                 "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             ]);
-        if let Some(disk) = &self.disk {
-            // The host keeps what the machine has written when it is killed; what the machine's kernel had not written is lost.
+        for disk in &self.disks {
             command.arg("-drive").arg(format!(
-                "file={},format=raw,if=virtio,cache=writeback",
+                "file={},format=qcow2,if=virtio,cache=writeback",
                 disk.display()
             ));
         }
-        let mut machine = Server::start("virtual machine", command.stdin(Stdio::null()))?;
-        if let Some(after) = kill_after {
-            wait_for("the virtual machine to begin", timeout, || {
-                machine.check()?;
-                let said = std::fs::read_to_string(path("code")).unwrap_or_default();
-                Ok(said.contains("ready").then_some(()))
-            })?;
-            std::thread::sleep(after);
-            machine.kill()?;
-            return Ok(Ending::Killed);
-        }
-        wait_for("the virtual machine to switch itself off", timeout, || {
-            machine.ended()
-        })?;
-        let code = std::fs::read_to_string(path("code")).unwrap_or_default();
-        let code = code.lines().last().and_then(|line| line.trim().parse().ok());
-        code.map(Ending::Code)
-            .context("the virtual machine ended before the command did")
+        Server::start("virtual machine", command.stdin(Stdio::null()))
     }
 
     fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
@@ -256,6 +256,11 @@ impl Machine {
         let words: Vec<_> = self.command.iter().map(|word| quoted(word)).collect();
         Ok(script + "exec " + &words.join(" ") + "\n")
     }
+}
+
+/// What the machine has written to /dev/ttyS1.
+fn said(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("code")).unwrap_or_default()
 }
 
 /// A word that the shell takes as it is.

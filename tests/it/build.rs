@@ -12,8 +12,8 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::registry_stand::{DockerRegistry, Door};
 use crate::support::{fails, ok, output};
+use xtask::registry::{DockerRegistry, Door};
 
 /// The beginning of a Containerfile whose image has a shell and its programs.
 const SHELL: &str = "FROM scratch AS shell\nCOPY --chmod=755 busybox /bin/busybox\nENV PATH=/bin\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n\
@@ -224,7 +224,7 @@ fn an_image_is_built_on_another_with_or_without_its_layers() {
 
 #[test]
 fn a_base_that_is_not_here_is_fetched_for_the_platform_that_is_built() {
-    let registry = DockerRegistry::start(Door::Open);
+    let registry = DockerRegistry::start(Door::Open).unwrap();
     let bench = Bench::new();
     let archive = bench.path("shell.oci.tar");
     let name = format!("{}/shell:1", registry.address);

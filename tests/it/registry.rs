@@ -7,9 +7,17 @@ use std::time::Duration;
 
 use punnet_boards::Arch;
 use serde_json::{Value, json};
+use xtask::process::wait_for;
 
-use crate::registry_stand::{Board, DockerRegistry, Door, Fault, FaultProxy, skopeo_copy};
+use xtask::registry::{DockerRegistry, Door};
+
+use crate::registry_stand::{Board, Fault, FaultProxy};
 use crate::support::{fails, ok};
+
+/// Copies with skopeo.
+fn skopeo_copy(args: &[&str]) {
+    xtask::registry::skopeo_copy(args).unwrap();
+}
 
 /// Bytes that do not compress, the same every time.
 fn noise(count: usize) -> Vec<u8> {
@@ -87,7 +95,7 @@ fn as_one_image(layout: &str) {
 
 #[test]
 fn an_image_for_every_board_gives_each_its_own() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
     let layout = busybox_layout(&board);
     // Our own index first, sent from a layout with several entries; then skopeo's, of an index.
     let ours = format!("{}/boards/busybox:ours", registry.address);
@@ -129,7 +137,7 @@ fn an_image_for_every_board_gives_each_its_own() {
                 "{platform} of {reference}"
             );
         }
-        let before = registry.log().matches("/blobs/").count();
+        let before = registry.log().unwrap().matches("/blobs/").count();
         let complaint = fails(
             &mut board.punnet(&["pull", "--platform", "linux/riscv64", reference]),
             1,
@@ -139,7 +147,7 @@ fn an_image_for_every_board_gives_each_its_own() {
             "punnet: the image is built for linux/amd64, linux/arm64, linux/arm/v7, linux/arm/v6, but this board is linux/riscv64"
         );
         assert_eq!(
-            registry.log().matches("/blobs/").count(),
+            registry.log().unwrap().matches("/blobs/").count(),
             before,
             "no blob was asked for"
         );
@@ -164,7 +172,7 @@ fn an_image_for_every_board_gives_each_its_own() {
 
 #[test]
 fn zstd_gzip_and_dockers_own_manifests_are_the_same_image() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
     let content = [noise(300_000), vec![b'a'; 300_000]].concat();
     let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
     let from = format!("oci-archive:{}", archive.display());
@@ -182,7 +190,7 @@ fn zstd_gzip_and_dockers_own_manifests_are_the_same_image() {
 
 #[test]
 fn what_we_push_is_read_by_podman_umoci_and_skopeo() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
     // Many layers, one of them larger than a chunk of an upload.
     let large = noise(9 << 20);
     let names: Vec<String> = (0..40).map(|number| format!("file{number}")).collect();
@@ -201,11 +209,14 @@ fn what_we_push_is_read_by_podman_umoci_and_skopeo() {
     let digest = ok(build.arg(board.path("context-many")));
     assert_eq!(ok(&mut board.punnet(&["push", "--quiet", &reference])), digest);
     assert!(
-        registry.log().contains("PATCH /v2/many/layers/blobs/uploads/"),
+        registry
+            .log()
+            .unwrap()
+            .contains("PATCH /v2/many/layers/blobs/uploads/"),
         "the large layer went in chunks"
     );
     // A second time everything is there; under another name the registry takes the layers over.
-    let uploads = || registry.log().matches("POST /v2/").count();
+    let uploads = || registry.log().unwrap().matches("POST /v2/").count();
     let before = uploads();
     ok(&mut board.punnet(&["push", "--quiet", &reference]));
     assert_eq!(uploads(), before);
@@ -253,7 +264,7 @@ fn what_we_push_is_read_by_podman_umoci_and_skopeo() {
 
 #[test]
 fn a_locked_registry_wants_its_authority_and_a_login() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked).unwrap());
     let ca = registry.ca().display().to_string();
     let reference = format!("{}/app:1", registry.address);
     let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", b"content")]);
@@ -303,7 +314,7 @@ fn a_locked_registry_wants_its_authority_and_a_login() {
 
 #[test]
 fn tls_goes_through_a_proxy_that_damages_it_and_arrives_whole() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Locked).unwrap());
     let content = noise(1_500_000);
     let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
     skopeo_copy(&[
@@ -342,8 +353,56 @@ fn tls_goes_through_a_proxy_that_damages_it_and_arrives_whole() {
 }
 
 #[test]
+fn a_pull_that_is_killed_goes_on_at_the_byte_if_what_came_was_kept() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
+    let content = noise(3_000_000);
+    let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
+    skopeo_copy(&[
+        &format!("oci-archive:{}", archive.display()),
+        &format!("docker://{}/app:1", registry.address),
+    ]);
+    // Kills a pull over a slow link in the middle; then how many bytes the next pull took.
+    let killed_and_pulled_again = |options: &[&str]| {
+        let proxy = FaultProxy::start(&registry.address, |number| match number {
+            0 => Fault::Slow(Duration::from_millis(2)),
+            _ => Fault::None,
+        });
+        let reference = format!("{}/app:1", proxy.address);
+        let words = [&["pull", "--quiet", "--tag", "app"], options, &[&reference]].concat();
+        let mut first = board.punnet(&words).spawn().unwrap();
+        wait_for("half of the image", Duration::from_secs(60), || {
+            Ok((proxy.bytes() > 1_500_000).then_some(()))
+        })
+        .unwrap();
+        first.kill().unwrap();
+        first.wait().unwrap();
+        assert_eq!(ok(&mut board.punnet(&["images", "--quiet"])), "");
+        let before = proxy.bytes();
+        ok(&mut board.punnet(&words));
+        assert!(board.stored("app:latest", "file") == content);
+        assert!(
+            !board.path("data/store/partial").exists() || {
+                fs::read_dir(board.path("data/store/partial")).unwrap().count() == 0
+            }
+        );
+        ok(&mut board.punnet(&["verify"]));
+        ok(&mut board.punnet(&["rmi", "app"]));
+        ok(&mut board.punnet(&["prune"]));
+        proxy.bytes() - before
+    };
+    // What is on its way is some buffers of the two sockets; what no sync has told yet is there after a kill.
+    let kept = killed_and_pulled_again(&["--keep-partial"]);
+    assert!(
+        (100_000..2_200_000).contains(&kept),
+        "{kept} bytes were served again"
+    );
+    let not_kept = killed_and_pulled_again(&[]);
+    assert!(not_kept > 3_000_000, "only {not_kept} bytes were served again");
+}
+
+#[test]
 fn a_bad_link_without_tls_is_survived_or_told() {
-    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open));
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
     let content = noise(1_000_000);
     let archive = board.build("app", "linux/amd64", "COPY file /file", &[("file", &content)]);
     ok(&mut board.punnet(&[

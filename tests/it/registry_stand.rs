@@ -1,147 +1,17 @@
-//! A real registry on loopback, a proxy between it and us that does what bad links do, and a board of our own.
+//! A proxy between a registry and us that does what bad links do, and a board of our own.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use xtask::process::{Server, wait_for};
-use xtask::stand::free_address;
 
 use crate::support::ok;
-
-/// Generous: an emulated or loaded machine is slow, a broken one is slow for ever.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// `user:secret`, as `htpasswd -B` writes it.
-const HTPASSWD: &str = "user:$2y$05$uyY5c1Y5UqEJIpU.QfYTY.aUz/pk7ROZo0IX.LHBqqVCtUoFHaLiG\n";
-
-/// Debian's docker-registry.
-pub struct DockerRegistry {
-    folder: TempDir,
-    pub address: String,
-    _server: Server,
-}
-
-/// How it is spoken to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// HTTP, and everybody may do everything.
-    Open,
-    /// TLS with a certificate of its own authority, and `user` with `secret`.
-    Locked,
-}
-
-impl DockerRegistry {
-    pub fn start(door: Door) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let address = free_address().unwrap();
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let mut config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp:\n  addr: {address}\n",
-            at("data")
-        );
-        if door == Door::Locked {
-            make_certificates(folder.path());
-            fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-            config += &format!(
-                "  tls: {{certificate: {}, key: {}}}\n",
-                at("server.pem"),
-                at("server.key")
-            );
-            config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", at("htpasswd"));
-        }
-        fs::write(folder.path().join("config.yml"), config).unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new("docker-registry");
-        command
-            .args(["serve", &at("config.yml")])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        let server = Server::start("docker-registry", &mut command).unwrap();
-        let connect = || Ok(TcpStream::connect(&address).ok());
-        drop(wait_for("docker-registry", READY_TIMEOUT, connect).unwrap());
-        Self {
-            folder,
-            address,
-            _server: server,
-        }
-    }
-
-    /// The certificate authority's certificate.
-    pub fn ca(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-
-    /// Lines of its access log so far.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-}
-
-/// An authority, and a certificate by it for loopback and `registry.test`.
-fn make_certificates(folder: &Path) {
-    let openssl = |args: &[&str]| {
-        ok(Command::new("openssl").args(args).current_dir(folder));
-    };
-    let key = [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ];
-    let authority = [
-        "req",
-        "-x509",
-        "-days",
-        "30",
-        "-subj",
-        "/CN=test authority",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-    ];
-    openssl(&[&authority[..], &key].concat());
-    let request = [
-        "req",
-        "-subj",
-        "/CN=registry",
-        "-keyout",
-        "server.key",
-        "-out",
-        "server.csr",
-    ];
-    openssl(&[&request[..], &key].concat());
-    fs::write(
-        folder.join("names"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test\nbasicConstraints=critical,CA:FALSE\n",
-    )
-    .unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-days",
-        "30",
-        "-in",
-        "server.csr",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-extfile",
-        "names",
-        "-out",
-        "server.pem",
-    ]);
-}
 
 /// What happens to the bytes that come from the server on one connection.
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +31,7 @@ pub enum Fault {
 pub struct FaultProxy {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl FaultProxy {
@@ -170,14 +41,16 @@ impl FaultProxy {
         let proxy = Self {
             address: listener.local_addr().unwrap(),
             connections: Arc::default(),
+            bytes: Arc::default(),
         };
         let (server, connections) = (server.to_owned(), Arc::clone(&proxy.connections));
+        let bytes = Arc::clone(&proxy.bytes);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let number = connections.fetch_add(1, Ordering::Relaxed);
-                let (server, fault) = (server.clone(), fault(number));
+                let (server, fault, bytes) = (server.clone(), fault(number), Arc::clone(&bytes));
                 // What goes wrong here is what a bad link does anyway.
-                std::thread::spawn(move || carry(client, &server, fault).ok());
+                std::thread::spawn(move || carry(client, &server, fault, &bytes).ok());
             }
         });
         proxy
@@ -186,9 +59,14 @@ impl FaultProxy {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+
+    /// What the server has sent through it so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
-fn carry(mut client: TcpStream, server: &str, fault: Fault) -> std::io::Result<()> {
+fn carry(mut client: TcpStream, server: &str, fault: Fault, bytes: &AtomicUsize) -> std::io::Result<()> {
     let mut server = TcpStream::connect(server)?;
     let mut begin = [0; 8];
     let count = client.peek(&mut begin)?;
@@ -223,6 +101,7 @@ fn carry(mut client: TcpStream, server: &str, fault: Fault) -> std::io::Result<(
             _ => {}
         }
         client.write_all(&piece[..limit])?;
+        bytes.fetch_add(limit, Ordering::Relaxed);
         position += limit;
         if limit < count {
             server.shutdown(Shutdown::Both)?;
@@ -316,17 +195,4 @@ impl Board {
             .sum();
         assert_eq!(left, 0, "objects");
     }
-}
-
-/// Copies with skopeo, certificates unchecked: it is the other side here.
-pub fn skopeo_copy(args: &[&str]) {
-    let mut command = Command::new("skopeo");
-    command.args([
-        "--insecure-policy",
-        "copy",
-        "--quiet",
-        "--src-tls-verify=false",
-        "--dest-tls-verify=false",
-    ]);
-    ok(command.args(args));
 }
