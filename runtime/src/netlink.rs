@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The kernel fills at most this much into one datagram of a dump.
 const DATAGRAM_BYTES_MAX: usize = 32 * 1024;
+/// How often a list is read again because devices came or went meanwhile: then the kernel may have left out some that stayed.
+const DUMP_TRIES: u32 = 100;
 /// Datagrams of one answer: a host with more than some hundred thousand devices or addresses is not one of ours.
 const DATAGRAMS_MAX: usize = 10_000;
 
@@ -18,6 +20,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE_EXCL: u16 = 0x600;
 const IFLA_IFNAME: u16 = 3;
@@ -27,6 +30,8 @@ const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_PERMANENT: u32 = 0x80;
 const IFF_UP: u32 = 1;
+/// Place of nlmsg_flags in a message.
+const FLAGS_AT: usize = 6;
 /// Size of struct nlmsghdr, ifinfomsg and ifaddrmsg.
 const HEADER: usize = 16;
 const LINK: usize = 16;
@@ -104,6 +109,11 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
+/// Whether the first message of a datagram says that what is listed changed while it was; the last of a list says it too.
+fn is_interrupted(datagram: &[u8]) -> bool {
+    number(datagram, FLAGS_AT).is_some_and(|flags| u16::from_ne_bytes(flags) & NLM_F_DUMP_INTR != 0)
+}
+
 fn messages(bytes: &[u8]) -> Parts<'_> {
     Parts { bytes, head: HEADER }
 }
@@ -159,18 +169,45 @@ impl Netlink {
             .map(Self)
     }
 
-    /// Sends a request and gives every message of the answer to `each`.
+    /// Reads a whole list, all of it of one moment.
+    fn dump<T>(
+        &self,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(&mut Vec<T>, &[u8]),
+    ) -> nix::Result<Vec<T>> {
+        for _ in 0..DUMP_TRIES {
+            let mut found = Vec::new();
+            let request = Request::new(kind, NLM_F_DUMP, body);
+            // An answer's kind is its request's less two: RTM_NEW of RTM_GET.
+            let wanted = kind - 2;
+            match self.call(request, |kind, payload| {
+                if kind == wanted {
+                    each(&mut found, payload);
+                }
+            }) {
+                Err(Errno::EAGAIN) => {}
+                result => return result.map(|()| found),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Sends a request and gives every message of the answer to `each`. EAGAIN when what is listed has changed meanwhile.
     fn call(&self, request: Request, mut each: impl FnMut(u16, &[u8])) -> nix::Result<()> {
         send(self.0.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        let mut is_whole = true;
         for _ in 0..DATAGRAMS_MAX {
             let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 length => length?,
             };
+            is_whole &= !is_interrupted(&buffer[..length]);
             for (kind, payload) in messages(&buffer[..length]) {
                 match kind {
-                    NLMSG_DONE => return Ok(()),
+                    NLMSG_DONE if is_whole => return Ok(()),
+                    NLMSG_DONE => return Err(Errno::EAGAIN),
                     NLMSG_ERROR => {
                         let negative = number(payload, 0).map_or(0, i32::from_ne_bytes);
                         return match negative {
@@ -202,26 +239,16 @@ impl Netlink {
 
     /// Indices of all devices.
     pub fn indices(&self) -> nix::Result<Vec<i32>> {
-        let mut found = Vec::new();
-        let request = Request::new(RTM_GETLINK, NLM_F_DUMP, &link_body(0, 0, 0));
-        self.call(request, |kind, payload| {
-            if kind == RTM_NEWLINK {
-                found.extend(number(payload, 4).map(i32::from_ne_bytes));
-            }
-        })?;
-        Ok(found)
+        self.dump(RTM_GETLINK, &link_body(0, 0, 0), |found, payload| {
+            found.extend(number(payload, 4).map(i32::from_ne_bytes));
+        })
     }
 
     /// The permanent addresses of global scope of a device.
     pub fn addresses(&self, index: i32) -> nix::Result<Vec<Address>> {
-        let mut found = Vec::new();
-        let request = Request::new(RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS]);
-        self.call(request, |kind, payload| {
-            if kind == RTM_NEWADDR {
-                found.extend(Address::parse(payload, index));
-            }
-        })?;
-        Ok(found)
+        self.dump(RTM_GETADDR, &[0; ADDRESS], |found, payload| {
+            found.extend(Address::parse(payload, index));
+        })
     }
 
     /// Moves a device into another network namespace, where it gets a name.
@@ -266,6 +293,16 @@ mod tests {
         let parts: Vec<_> = attributes(&read[0].1[LINK..]).collect();
         assert_eq!(parts[0], (IFLA_IFNAME, &b"eth0\0"[..]));
         assert_eq!(parts[1], (IFLA_NET_NS_FD, &9_i32.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn a_list_that_changed_while_it_was_read_says_so() {
+        let whole = Request::new(RTM_NEWADDR, 0x2, &[0; ADDRESS]).finish();
+        let changed = Request::new(RTM_NEWADDR, NLM_F_DUMP_INTR, &[0; ADDRESS]).finish();
+        assert_eq!(
+            [&whole[..], &changed, &[]].map(is_interrupted),
+            [false, true, false]
+        );
     }
 
     #[test]
