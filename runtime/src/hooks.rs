@@ -44,7 +44,8 @@ pub(crate) fn run(kind: HookKind, hooks: &[Hook], state: &State) -> Result<()> {
         // In the container's namespaces the process' id is what it sees itself.
         state.pid = Some(Pid::this().as_raw());
     }
-    if kind == HookKind::StartContainer {
+    if matches!(kind, HookKind::Prestart | HookKind::StartContainer) {
+        // Those of `prestart` were called between create and start when they were the only ones, and programs rely on it.
         state.status = Status::Created;
     }
     let document = serde_json::to_vec(&state).map_err(|source| Error::Json {

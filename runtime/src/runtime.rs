@@ -304,7 +304,10 @@ impl Runtime {
     fn poststart(&self, id: &ContainerId, spec: &Spec) -> Result<()> {
         match &spec.hooks {
             Some(hooks) if !hooks.poststart.is_empty() => {
-                hooks::run(HookKind::Poststart, &hooks.poststart, &self.state(id)?)
+                let record = self.dir(id).load(id)?.unwrap_or_default();
+                // Also of a program that has ended already: these hooks hear of its start.
+                let state = record.to_state(Status::Running);
+                hooks::run(HookKind::Poststart, &hooks.poststart, &state)
             }
             _ => Ok(()),
         }
