@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{Pid, Uid, geteuid};
+use nix::unistd::{AccessFlags, Pid, Uid, access, geteuid};
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     if !plan.absolute {
-        path.push(place_of("self")?);
+        path.push(beside(Path::new(&place_of("self")?), &path));
     }
     path.extend(&plan.path);
     // Ours alone: everything in it is killed when the container is deleted.
@@ -48,6 +48,14 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
         return Err(Error::config("linux.cgroupsPath", reason));
     }
     Ok(Some(path))
+}
+
+/// Where relative paths begin: the parent of the caller's own cgroup, as with runc. In its own it is itself, and cgroup v2 gives controllers only to
+/// the children of cgroups without processes. Its own all the same, where nothing can be made beside it.
+fn beside<'a>(own: &'a Path, top: &Path) -> &'a Path {
+    let parent = own.parent().unwrap_or(own);
+    let is_ours = access(&top.join(parent), AccessFlags::W_OK).is_ok();
+    if is_ours { parent } else { own }
 }
 
 /// Where a process is in the v2 tree. cgroups(7), /proc/PID/cgroup

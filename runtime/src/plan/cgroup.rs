@@ -26,7 +26,7 @@ pub struct Limit {
 /// Where the container lives in the tree, and its limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupPlan {
-    /// Components below the hierarchy's root (`absolute`), or below the caller's own cgroup.
+    /// Components below the hierarchy's root (`absolute`), or beside the caller's own cgroup.
     pub path: Vec<String>,
     /// See `path`.
     pub absolute: bool,
