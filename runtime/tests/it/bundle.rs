@@ -1,9 +1,11 @@
 //! A bundle with a busybox root file system in a temporary directory, and the runtime run on it.
 
+use nix::poll::{PollFd, PollFlags, poll};
 use punnet_spec::{Capabilities, Spec};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 pub const APPLETS: &[&str] = &[
     "sh", "cat", "ls", "id", "echo", "sleep", "mkdir", "readlink", "hostname", "grep", "touch", "true",
@@ -14,28 +16,19 @@ pub const APPLETS: &[&str] = &[
 /// Which runtime is tested.
 pub fn runtime() -> PathBuf {
     match std::env::var("RUNTIME").as_deref() {
-        Ok("crun") => "crun".into(),
-        Ok("runc") => "runc".into(),
+        Ok(reference @ ("crun" | "runc")) => installed(reference),
         _ => env!("CARGO_BIN_EXE_punnet-oci").into(),
     }
 }
 
-/// Says so and returns true when another runtime is tested: for behaviour that only ours promises.
-pub fn only_punnet(test: &str) -> bool {
-    let other = std::env::var("RUNTIME").is_ok_and(|name| name != "punnet");
-    if other {
-        println!("SKIPPED: {test}: RUNTIME is not punnet");
-    }
-    other
-}
-
-/// Says so and returns true when this reference is tested, which is known to differ.
-pub fn differs(reference: &str, how: &str) -> bool {
-    let tested = std::env::var("RUNTIME").is_ok_and(|name| name == reference);
-    if tested {
-        println!("SKIPPED: {reference} {how}");
-    }
-    tested
+/// Whole paths: some tests copy the runtime.
+fn installed(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut places = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let found = places.find(|place| place.join(program).exists());
+    found
+        .unwrap_or_else(|| panic!("{program} is not installed"))
+        .join(program)
 }
 
 /// An emulated machine, as that of `cargo xtask vm`, takes some twenty times as long: there a sample of many equal tries has to do.
@@ -166,13 +159,14 @@ impl Bundle {
     /// Any verb, to its end. Its output goes to files: a container that stays must not keep us waiting for a pipe's end.
     pub fn call(&self, words: &[&str]) -> Answer {
         let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let status = self
+        let mut child = self
             .command(words)
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(err.try_clone().unwrap())
-            .status()
+            .spawn()
             .unwrap();
+        let status = wait_in_time(&mut child, words);
         let text = |mut file: std::fs::File| {
             use std::io::{Read, Seek};
             file.rewind().unwrap();
@@ -260,6 +254,22 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         self.call(&["delete", "--force", &self.id()]);
     }
+}
+
+/// How long one command of a runtime may take: some ten milliseconds are usual, some hundred in an emulated machine.
+const COMMAND_TIMEOUT_MS: u16 = 60_000;
+
+/// Waits for a command's end; one that never ends is killed, and is a failed test instead of a suite that hangs.
+#[track_caller]
+pub fn wait_in_time(child: &mut Child, words: &[&str]) -> ExitStatus {
+    let pidfd = punnet_sys::pidfd_open(nix::unistd::Pid::from_raw(child.id().cast_signed())).unwrap();
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, COMMAND_TIMEOUT_MS).unwrap() == 0 {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("{words:?} did not end within {COMMAND_TIMEOUT_MS} ms");
+    }
+    child.wait().unwrap()
 }
 
 /// Polls for up to 10 s.

@@ -1,6 +1,7 @@
 //! Which devices a program can use: rules of the cgroup, nodes of the image, nodes that the program makes.
 
-use crate::bundle::{Bundle, only_punnet};
+use crate::bundle::Bundle;
+use crate::references::differs;
 use punnet_spec::{Capabilities, Device, DeviceCgroup, Resources};
 use std::process::Command;
 
@@ -100,7 +101,7 @@ fn default_devices_work_behind_rules_that_deny_all() {
 
 #[test]
 fn without_a_cgroup_rules_close_the_image_and_are_refused_to_who_makes_nodes() {
-    if only_punnet("without_a_cgroup_rules_close_the_image_and_are_refused_to_who_makes_nodes") {
+    if differs("without_a_cgroup_rules_close_the_image_and_are_refused_to_who_makes_nodes") {
         return;
     }
     let mut bundle = maker(vec![rule(false, None, "rwm")]);

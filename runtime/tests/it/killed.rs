@@ -1,6 +1,7 @@
 //! The runtime killed at any point, and others in its way: `delete --force` leaves nothing of any of it.
 
-use crate::bundle::{Answer, Bundle, is_emulated, only_punnet, wait_until};
+use crate::bundle::{Answer, Bundle, is_emulated, wait_until};
+use crate::references::differs;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -162,7 +163,7 @@ fn kill_everywhere(set_up: &str, verb: &str, before: &[&[&str]], step: usize) {
 
 #[test]
 fn create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove() {
-    if only_punnet("create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove") {
+    if differs("create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove") {
         return;
     }
     kill_everywhere(":", "create", &[], 2);
@@ -171,31 +172,22 @@ fn create_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_re
 #[test]
 fn without_a_cgroup_too_nothing_of_a_killed_create_lives_on() {
     // Then nothing but the process itself, which nobody has written down yet, can see to its end.
-    if only_punnet("without_a_cgroup_too_nothing_of_a_killed_create_lives_on") {
-        return;
-    }
     kill_everywhere("umount -l -R /sys/fs/cgroup", "create", &[], 5);
 }
 
 #[test]
 fn start_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove() {
-    if only_punnet("start_killed_at_any_system_call_leaves_nothing_that_delete_force_does_not_remove") {
-        return;
-    }
     kill_everywhere(":", "start", &[&["create"]], 6);
 }
 
 #[test]
 fn delete_killed_at_any_system_call_can_be_repeated() {
-    if only_punnet("delete_killed_at_any_system_call_can_be_repeated") {
-        return;
-    }
     kill_everywhere(":", "delete --force", &[&["create"], &["start"]], 6);
 }
 
 #[test]
 fn creating_and_deleting_the_same_id_at_once_leaves_nothing() {
-    if only_punnet("creating_and_deleting_the_same_id_at_once_leaves_nothing") {
+    if differs("creating_and_deleting_the_same_id_at_once_leaves_nothing") {
         return;
     }
     let bundle = sleeper();

@@ -1,6 +1,8 @@
-//! Labels of security modules. The virtual machine has AppArmor; what a kernel without it answers is in `bad_input`.
+//! Labels of security modules. The virtual machine has AppArmor, or SELinux when it is booted with `security=selinux selinux=1`; what a kernel without
+//! them answers is in `bad_input`.
 
-use crate::bundle::{Bundle, only_punnet};
+use crate::bundle::Bundle;
+use crate::references::differs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -71,11 +73,89 @@ fn an_apparmor_profile_that_is_not_loaded_is_named() {
     bundle.process().apparmor_profile = "punnet-none".into();
     let answer = bundle.run();
     assert_ne!(answer.code, 0, "{answer:?}");
-    if only_punnet("the name of the field") {
+    if differs("apparmorProfile by name") {
         return;
     }
     assert!(
         answer.err.contains("process.apparmorProfile") && answer.err.contains("punnet-none"),
+        "{answer:?}"
+    );
+}
+
+/// Loads a policy that knows these labels. False, and it says so, where SELinux is not active.
+fn load_policy() -> bool {
+    let top = std::path::Path::new("/sys/fs/selinux");
+    if !top.exists() {
+        println!("SKIPPED: SELinux is not active here; cargo xtask test boots a virtual machine that has it");
+        return false;
+    }
+    if !top.join("load").exists() {
+        let mounted = Command::new("mount")
+            .args(["-t", "selinuxfs", "none"])
+            .arg(top)
+            .status();
+        assert!(mounted.unwrap().success());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy");
+    let compiled = Command::new("secilc")
+        // As new as Debian's kernel reads.
+        .args(["--policyvers", "33", "--filecontexts", "/dev/null", "--output"])
+        .arg(&policy)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/labels.cil"))
+        .status();
+    assert!(compiled.unwrap().success());
+    // The kernel takes it in one write(2).
+    std::fs::write(top.join("load"), std::fs::read(policy).unwrap()).unwrap();
+    true
+}
+
+#[test]
+fn selinux_labels_are_those_of_the_program_its_file_systems_and_of_what_exec_runs() {
+    if !load_policy() {
+        return;
+    }
+    const PROGRAM: &str = "system_u:system_r:container_t:s0:c1,c2";
+    const FILES: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+    for no_new_privileges in [true, false] {
+        let mut bundle = Bundle::sh("touch /dev/shm/made; sleep 100");
+        bundle.process().selinux_label = PROGRAM.into();
+        bundle.process().no_new_privileges = no_new_privileges;
+        bundle.linux().mount_label = FILES.into();
+        bundle.start();
+        let label = |text: String| text.trim_end_matches(['\0', '\n']).to_owned();
+        let current = format!("/proc/{}/attr/current", bundle.pid());
+        assert_eq!(label(std::fs::read_to_string(current).unwrap()), PROGRAM);
+        let words = ["exec", &bundle.id(), "cat", "/proc/self/attr/current"];
+        let answer = bundle.call(&words);
+        assert_eq!(
+            (answer.code, label(answer.out)),
+            (0, PROGRAM.to_owned()),
+            "{no_new_privileges}"
+        );
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", bundle.pid())).unwrap();
+        for place in ["/dev", "/dev/shm", "/dev/pts"] {
+            let mut lines = mounts.lines();
+            let line = lines.find(|line| line.split(' ').nth(4) == Some(place)).unwrap();
+            assert!(line.contains(&format!("context=\"{FILES}\"")), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_selinux_label_that_the_policy_does_not_know_is_named() {
+    if !load_policy() {
+        return;
+    }
+    let mut bundle = Bundle::sh("true");
+    bundle.process().selinux_label = "system_u:system_r:unknown_t:s0".into();
+    let answer = bundle.run();
+    assert_ne!(answer.code, 0, "{answer:?}");
+    if differs("selinuxLabel by name") {
+        return;
+    }
+    assert!(
+        answer.err.contains("process.selinuxLabel") && answer.err.contains("unknown_t"),
         "{answer:?}"
     );
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use punnet_spec::{BlockIo, Cpu, HugepageLimit, Memory, Pids, Rdma, Resources, ThrottleDevice, WeightDevice};
 
-use crate::bundle::{Bundle, only_punnet};
+use crate::bundle::Bundle;
+use crate::references::differs;
 
 const MIB: i64 = 1 << 20;
 
@@ -68,7 +69,7 @@ fn a_container_that_takes_too_much_memory_is_killed_and_its_neighbour_is_not() {
 
 #[test]
 fn a_container_fits_in_half_a_mebibyte() {
-    if only_punnet("a_container_fits_in_half_a_mebibyte") {
+    if differs("a_container_fits_in_half_a_mebibyte") {
         return;
     }
     let Some(bundle) = limited("echo fits", memory(MIB / 2)) else {
@@ -194,14 +195,14 @@ fn unified_settings_are_written_as_they_are_and_wrong_ones_are_named() {
         answer.code != 0 && answer.err.contains("memory.nonsense"),
         "{answer:?}"
     );
-    if !only_punnet("nothing stays of a container that could not be made") {
+    if !differs("nothing stays of a container that could not be made") {
         assert!(!folder(&bundle).exists(), "a cgroup stayed");
     }
 }
 
 #[test]
 fn bursts_and_idleness_reach_the_kernel() {
-    if only_punnet("bursts_and_idleness_reach_the_kernel") {
+    if differs("bursts_and_idleness_reach_the_kernel") {
         // crun 1.8 does not know bursts.
         return;
     }
@@ -233,7 +234,7 @@ fn bursts_and_idleness_reach_the_kernel() {
 
 #[test]
 fn no_process_beside_the_first_is_a_limit() {
-    if only_punnet("no_process_beside_the_first_is_a_limit") {
+    if differs("no_process_beside_the_first_is_a_limit") {
         // The specification says so since 1.3; the references are older and take 0 for none.
         return;
     }
@@ -299,7 +300,7 @@ fn weights_of_bfq_are_those_of_the_file() {
         ..Resources::default()
     });
     assert_files(&bundle, &[("io.bfq.weight", "default 300")]);
-    if only_punnet("weights of one device") {
+    if differs("weights of one device") {
         return;
     }
     let (major, minor) = disk();
@@ -336,7 +337,7 @@ fn huge_pages_are_limited_where_they_are_reserved() {
         return;
     };
     // The references limit page faults.
-    let file = if only_punnet("where huge pages are reserved") {
+    let file = if differs("where huge pages are reserved") {
         "hugetlb.2MB.max"
     } else {
         "hugetlb.2MB.rsvd.max"
@@ -346,7 +347,7 @@ fn huge_pages_are_limited_where_they_are_reserved() {
 
 #[test]
 fn rdma_devices_are_limited_and_unknown_ones_are_named() {
-    if only_punnet("rdma_devices_are_limited_and_unknown_ones_are_named") {
+    if differs("rdma_devices_are_limited_and_unknown_ones_are_named") {
         // crun 1.8 knows neither.
         return;
     }
@@ -389,7 +390,7 @@ fn rdma_devices_are_limited_and_unknown_ones_are_named() {
 #[test]
 fn a_writable_cgroup_belongs_to_the_containers_user() {
     use std::os::unix::fs::MetadataExt;
-    if only_punnet("a_writable_cgroup_belongs_to_the_containers_user") {
+    if differs("a_writable_cgroup_belongs_to_the_containers_user") {
         // crun 1.8 leaves it with root.
         return;
     }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bundle;
 mod control;
+mod delegation;
 mod devices;
 mod escapes;
 mod intruders;
@@ -18,6 +19,7 @@ mod mounts;
 mod network;
 mod operations;
 mod process;
+mod references;
 mod rootless;
 mod schedule;
 mod seccomp;

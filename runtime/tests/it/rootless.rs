@@ -1,13 +1,14 @@
 //! An ordinary user, without any set-up of the machine.
 
-use crate::bundle::{Answer, Bundle, install, only_punnet, runtime};
+use crate::bundle::{Answer, Bundle, install, runtime};
+use crate::references::differs;
 use std::process::Command;
 
 /// nobody and nogroup of Debian.
-const UID: u32 = 65534;
+pub const UID: u32 = 65534;
 
-/// A copy of the bundle and of the runtime that the user may read, and the runtime run as that user.
-fn run_as_user(bundle: &Bundle, words: &[&str]) -> Answer {
+/// A copy of the runtime that the user may read, and the words that run it as that user, whom the bundle then belongs to.
+pub fn for_user(bundle: &Bundle, words: &[&str]) -> Vec<String> {
     let dir = bundle.dir.path();
     let copy = dir.join("runtime");
     if !copy.exists() {
@@ -20,28 +21,31 @@ fn run_as_user(bundle: &Bundle, words: &[&str]) -> Answer {
             .unwrap();
         assert!(owner.success());
     }
-    let user = UID.to_string();
-    let output = Command::new("setpriv")
-        .args([
-            "--reuid",
-            &user,
-            "--regid",
-            &user,
-            "--clear-groups",
-            "--inh-caps=-all",
-        ])
-        .arg(copy)
-        .arg("--root")
-        .arg(bundle.state_root())
-        .args(words)
-        .current_dir(dir)
-        .env("XDG_RUNTIME_DIR", dir)
+    let (user, directory) = (UID.to_string(), format!("XDG_RUNTIME_DIR={}", dir.display()));
+    let (copy, root) = (
+        copy.display().to_string(),
+        bundle.state_root().display().to_string(),
+    );
+    let become_user = ["env", &directory, "setpriv", "--reuid", &user, "--regid", &user];
+    let begin = [
+        &become_user[..],
+        &["--clear-groups", "--inh-caps=-all", &copy, "--root", &root],
+    ]
+    .concat();
+    begin.iter().chain(words).map(|&word| word.to_owned()).collect()
+}
+
+fn run_as_user(bundle: &Bundle, words: &[&str]) -> Answer {
+    let words = for_user(bundle, words);
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .current_dir(bundle.dir.path())
         .output()
         .unwrap();
     output.into()
 }
 
-fn rootless(script: &str) -> Bundle {
+pub fn rootless(script: &str) -> Bundle {
     let mut bundle = Bundle::sh(script);
     bundle.spec.mounts = punnet_spec::default_mounts(true);
     bundle.spec.linux = Some(punnet_spec::Linux::default_for(Some((UID, UID))));
@@ -53,7 +57,7 @@ fn rootless(script: &str) -> Bundle {
 
 #[test]
 fn an_ordinary_user_is_root_inside_and_nobody_outside() {
-    if only_punnet("an_ordinary_user_is_root_inside_and_nobody_outside") {
+    if differs("an_ordinary_user_is_root_inside_and_nobody_outside") {
         return;
     }
     let bundle = rootless(
@@ -72,7 +76,7 @@ fn an_ordinary_user_is_root_inside_and_nobody_outside() {
 
 #[test]
 fn an_ordinary_user_creates_starts_executes_and_deletes() {
-    if only_punnet("an_ordinary_user_creates_starts_executes_and_deletes") {
+    if differs("an_ordinary_user_creates_starts_executes_and_deletes") {
         return;
     }
     // The container would keep our pipes open: it lets go of them.
@@ -95,7 +99,7 @@ fn an_ordinary_user_creates_starts_executes_and_deletes() {
 
 #[test]
 fn an_overlay_root_works_for_an_ordinary_user() {
-    if only_punnet("an_overlay_root_works_for_an_ordinary_user") {
+    if differs("an_overlay_root_works_for_an_ordinary_user") {
         return;
     }
     let mut bundle = rootless("echo new > /made; cat /made");
@@ -125,7 +129,7 @@ fn an_overlay_root_works_for_an_ordinary_user() {
 
 #[test]
 fn what_an_ordinary_user_cannot_have_is_refused_with_a_reason() {
-    if only_punnet("what_an_ordinary_user_cannot_have_is_refused_with_a_reason") {
+    if differs("what_an_ordinary_user_cannot_have_is_refused_with_a_reason") {
         return;
     }
     let mut bundle = rootless("true");

@@ -1,6 +1,7 @@
 //! `terminal: true`, with and without a console socket.
 
-use crate::bundle::{Bundle, only_punnet, wait_until};
+use crate::bundle::{Bundle, wait_until};
+use crate::references::differs;
 use punnet_spec::ConsoleSize;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -59,7 +60,7 @@ fn create_with_a_terminal_needs_a_console_socket() {
 
 #[test]
 fn a_foreground_run_passes_the_terminal_through() {
-    if only_punnet("a_foreground_run_passes_the_terminal_through") {
+    if differs("a_foreground_run_passes_the_terminal_through") {
         return;
     }
     let bundle = bundle("read line; echo got $line; exit 4");
@@ -79,7 +80,7 @@ fn a_foreground_run_passes_the_terminal_through() {
 
 #[test]
 fn exec_gets_a_terminal_of_its_own() {
-    if only_punnet("exec_gets_a_terminal_of_its_own") {
+    if differs("exec_gets_a_terminal_of_its_own") {
         return;
     }
     let bundle = Bundle::sh("sleep 100");
