@@ -18,6 +18,10 @@ pub struct HostFacts<'a> {
     pub machine: &'a str,
     /// Contents of /proc/cpuinfo.
     pub cpuinfo: &'a str,
+    /// AT_PLATFORM of getauxval(3): `v6l`, `v7l`, `aarch64`, ...
+    pub cpu: &'a str,
+    /// AT_HWCAP; 0 when it is not known.
+    pub hwcap: u64,
 }
 
 impl HostFacts<'_> {
@@ -32,8 +36,26 @@ impl HostFacts<'_> {
         }
     }
 
-    /// The kernel's own name for the CPU first: /proc/cpuinfo of an ARMv6 Raspberry Pi says `CPU architecture: 7`.
+    /// Images for v6 and newer are built for hardware floating point, whatever else the CPU can.
     fn arm_variant(&self) -> &'static str {
+        /// HWCAP_VFP of arch/arm/include/uapi/asm/hwcap.h.
+        const VFP: u64 = 1 << 6;
+        if self.hwcap != 0 && self.hwcap & VFP == 0 {
+            return "v5";
+        }
+        self.cpu_variant()
+    }
+
+    /// The kernel's own names for the CPU first, of which a personality may change that of uname(2): /proc/cpuinfo of an ARMv6 Raspberry Pi says
+    /// `CPU architecture: 7`.
+    fn cpu_variant(&self) -> &'static str {
+        match self.cpu.get(..2) {
+            Some("v5") => return "v5",
+            Some("v6") => return "v6",
+            Some("v7") => return "v7",
+            Some("v8" | "aa") => return "v8",
+            _ => {}
+        }
         match self.machine.get(..5) {
             Some("armv5") => return "v5",
             Some("armv6") => return "v6",
@@ -66,6 +88,8 @@ pub fn host() -> Platform {
         binary: std::env::consts::ARCH,
         machine: &machine,
         cpuinfo: &cpuinfo,
+        cpu: punnet_sys::auxv_platform().unwrap_or_default(),
+        hwcap: punnet_sys::auxv_hwcap(),
     }
     .platform()
 }
@@ -134,7 +158,7 @@ impl Platform {
         }
         match (host.architecture.as_str(), image.architecture.as_str()) {
             ("arm", "arm") => arm_version(&host)?.checked_sub(arm_version(&image)?),
-            ("arm64", "arm64") => arm64_minor(&host)?.checked_sub(arm64_minor(&image)?),
+            ("arm64", "arm64") => arm64_fit(arm64_version(&host)?, arm64_version(&image)?),
             ("arm64", "arm") if runs_32bit_arm => Some(100 + 8u32.checked_sub(arm_version(&image)?)?),
             (host_arch, image_arch) => {
                 (host_arch == image_arch && host.variant == image.variant).then_some(0)
@@ -148,17 +172,19 @@ fn arm_version(platform: &Platform) -> Option<u32> {
     (5..=8).contains(&version).then_some(version)
 }
 
-/// `v8` is 0, `v8.2` is 2, `v9` counts as v8.5, from which it was made.
-fn arm64_minor(platform: &Platform) -> Option<u32> {
-    match platform.variant.as_deref()?.strip_prefix('v')?.split_once('.') {
-        None if platform.variant.as_deref() == Some("v8") => Some(0),
-        None if platform.variant.as_deref() == Some("v9") => Some(5),
-        Some(("8", minor)) => minor.parse().ok().filter(|minor| *minor < 10),
-        Some(("9", minor)) => minor
-            .parse()
-            .ok()
-            .filter(|minor: &u32| *minor < 10)
-            .map(|minor| minor + 5),
+/// `v8.2` as (8, 2).
+fn arm64_version(platform: &Platform) -> Option<(u32, u32)> {
+    let version = platform.variant.as_deref()?.strip_prefix('v')?;
+    let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
+    let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+    ((8..=9).contains(&major) && minor < 10).then_some((major, minor))
+}
+
+/// v9.0 was made from v8.5, so what is for v8.5 or older runs on it, and nothing for v9 on any v8.
+fn arm64_fit(host: (u32, u32), image: (u32, u32)) -> Option<u32> {
+    match (host, image) {
+        ((9, minor), (8, older)) => Some(minor + 1 + (minor + 5).checked_sub(older)?),
+        ((major, minor), (same, older)) if major == same => minor.checked_sub(older),
         _ => None,
     }
 }
@@ -284,27 +310,40 @@ mod tests {
     #[test]
     fn a_board_is_recognised_from_its_facts() {
         let pi1 = "model name\t: ARMv6-compatible processor rev 7 (v6l)\nCPU architecture: 7\n";
-        for (binary, machine, cpuinfo, expected) in [
-            ("x86_64", "x86_64", "", "linux/amd64"),
-            ("aarch64", "aarch64", "", "linux/arm64/v8"),
-            ("arm", "armv6l", pi1, "linux/arm/v6"),
-            ("arm", "armv7l", "CPU architecture: 7\n", "linux/arm/v7"),
-            ("arm", "aarch64", "CPU architecture: 8\n", "linux/arm/v8"),
-            ("arm", "unknown", pi1, "linux/arm/v6"),
-            ("arm", "unknown", "CPU architecture: 7\n", "linux/arm/v7"),
-            ("arm", "unknown", "", "linux/arm/v6"),
+        let (with_vfp, without) = (0x0000_7dd7, 0x0000_0097);
+        for (binary, machine, cpuinfo, cpu, hwcap, expected) in [
+            ("x86_64", "x86_64", "", "x86_64", 1, "linux/amd64"),
+            ("aarch64", "aarch64", "", "aarch64", 1, "linux/arm64/v8"),
+            ("arm", "armv6l", pi1, "", 0, "linux/arm/v6"),
+            ("arm", "armv7l", "CPU architecture: 7\n", "", 0, "linux/arm/v7"),
+            ("arm", "aarch64", "CPU architecture: 8\n", "", 0, "linux/arm/v8"),
+            ("arm", "unknown", pi1, "", 0, "linux/arm/v6"),
+            ("arm", "unknown", "CPU architecture: 7\n", "", 0, "linux/arm/v7"),
+            ("arm", "unknown", "", "", 0, "linux/arm/v6"),
+            ("arm", "armv6l", pi1, "v6l", with_vfp, "linux/arm/v6"),
+            ("arm", "armv7l", pi1, "v7l", with_vfp, "linux/arm/v7"),
+            // Where setarch(8) or an old container runtime has changed what uname says.
+            ("arm", "armv6l", "", "v8l", with_vfp, "linux/arm/v8"),
+            ("arm", "armv7l", "", "v6l", with_vfp, "linux/arm/v6"),
+            // An ARMv7 core, or an ARMv5 one, that has no floating point.
+            (
+                "arm",
+                "armv7l",
+                "CPU architecture: 7\n",
+                "v7l",
+                without,
+                "linux/arm/v5",
+            ),
+            ("arm", "armv5tejl", "", "v5l", without, "linux/arm/v5"),
         ] {
-            assert_eq!(
-                HostFacts {
-                    binary,
-                    machine,
-                    cpuinfo
-                }
-                .platform()
-                .to_string(),
-                expected,
-                "{binary} {machine}"
-            );
+            let facts = HostFacts {
+                binary,
+                machine,
+                cpuinfo,
+                cpu,
+                hwcap,
+            };
+            assert_eq!(facts.platform().to_string(), expected, "{facts:?}");
         }
     }
 
@@ -355,6 +394,73 @@ mod tests {
                 .ok()
                 .map(platform_text);
             assert_eq!(chosen.as_deref(), expected, "{host} of {offered:?}");
+        }
+    }
+
+    /// What `platforms.Only` of containerd takes, best first (its platformVector after Normalize).
+    #[test]
+    fn what_fits_and_what_fits_better_is_as_with_containerd() {
+        for (host, runs_32bit, vector) in [
+            ("linux/arm/v5", false, &["linux/arm/v5"][..]),
+            ("linux/arm/v6", false, &["linux/arm/v6", "linux/arm/v5"]),
+            ("linux/arm", false, &["linux/arm", "linux/arm/v6", "linux/arm/v5"]),
+            (
+                "linux/armhf",
+                false,
+                &["linux/arm/v7", "linux/armel", "linux/arm/v5"],
+            ),
+            (
+                "linux/arm/8",
+                false,
+                &["linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"],
+            ),
+            (
+                "linux/aarch64",
+                true,
+                &[
+                    "linux/arm64",
+                    "linux/arm/v8",
+                    "linux/arm",
+                    "linux/arm/v6",
+                    "linux/arm/v5",
+                ],
+            ),
+            (
+                "linux/arm64/v8.2",
+                false,
+                &["linux/arm64/v8.2", "linux/arm64/v8.1", "linux/arm64"],
+            ),
+            (
+                "linux/arm64/v9.1",
+                false,
+                &[
+                    "linux/arm64/v9.1",
+                    "linux/arm64/v9",
+                    "linux/arm64/v8.6",
+                    "linux/arm64/v8.5",
+                    "linux/arm64/v8.4",
+                    "linux/arm64",
+                ],
+            ),
+            ("linux/amd64", false, &["linux/amd64/v1"]),
+        ] {
+            let fits: Vec<_> = vector
+                .iter()
+                .map(|image| platform(host).fit(&platform_raw(image), runs_32bit).unwrap())
+                .collect();
+            assert!(fits.is_sorted_by(|one, next| one < next), "{host}: {fits:?}");
+        }
+        for (host, image) in [
+            ("linux/arm/v6", "linux/arm"),
+            ("linux/arm64/v8.6", "linux/arm64/v9"),
+            ("linux/arm64/v9", "linux/arm64/v8.6"),
+            ("linux/arm/v8", "linux/arm64"),
+        ] {
+            assert_eq!(
+                platform(host).fit(&platform_raw(image), true),
+                None,
+                "{image} on {host}"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! This is the only crate with `unsafe`.
 
+mod auxv;
 mod block;
 mod bpf;
 mod caps;
@@ -15,6 +16,7 @@ mod seccomp;
 mod tty;
 mod xattr;
 
+pub use auxv::*;
 pub use block::*;
 pub use bpf::*;
 pub use caps::*;
