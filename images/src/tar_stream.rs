@@ -144,10 +144,16 @@ impl<R: Advance> TarStream<R> {
 
     /// The next header block with a right checksum.
     fn next_header(&mut self) -> Result<Option<tar::Header>> {
-        let passed = self.data_left + self.padding;
-        self.inner.advance(passed).map_err(|error| self.stream(error))?;
-        self.offset += passed;
+        let (data, padding) = (self.data_left, self.padding);
         (self.data_left, self.padding, self.sparse) = (0, 0, None);
+        self.inner.advance(data).map_err(|error| self.stream(error))?;
+        self.offset += data;
+        match self.inner.advance(padding) {
+            // Content that is whole and not filled up: so umoci's `insert` ends its layers, and Go's archive/tar reads them.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            other => other.map_err(|error| self.stream(error))?,
+        }
+        self.offset += padding;
         let mut header = tar::Header::new_old();
         if !self.block(header.as_mut_bytes())? {
             return Ok(None);
@@ -585,6 +591,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_content_need_not_be_filled_up() {
+        let whole = file("a", b"hello");
+        for length in [BLOCK + 5, BLOCK + 100, whole.len()] {
+            let entries = read(&whole[..length]).unwrap();
+            assert_eq!(
+                (entries.len(), entries[0].1.as_slice()),
+                (1, &b"hello"[..]),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
     fn pax_overrides_and_binary_attributes_hold() {
         let long = "x/".repeat(200) + "y";
         let capability = b"\x01\n=\0\x02";
@@ -628,7 +647,7 @@ mod tests {
         let mut bad_sum = file("a", b"");
         bad_sum[0] = b'b';
         for (bytes, part) in [
-            (file("a", b"hello")[..700].to_vec(), "middle of an entry"),
+            (file("a", b"hello")[..515].to_vec(), "unexpected end of file"),
             (bad_sum, "checksum"),
             (
                 [pax(&[("GNU.sparse.major", b"1")]), file("a", b"")].concat(),
