@@ -14,7 +14,7 @@ use crate::packages;
 use crate::process::{run, stdout_of};
 
 /// The release whose kernels are taken.
-const RELEASE: &str = "bookworm";
+pub const RELEASE: &str = "bookworm";
 
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("depmod", "kmod")];
@@ -226,7 +226,7 @@ impl Apt {
 }
 
 /// The mirror that this machine's apt takes Debian from.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let format = ["indextargets", "--format", "$(REPO_URI) $(RELEASE)"];
     let listed = stdout_of(Command::new("apt-get").args(format))?;
     let found = listed

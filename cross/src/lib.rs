@@ -6,6 +6,7 @@ pub mod bench;
 pub mod boot;
 pub mod build;
 pub mod cross;
+pub mod debian;
 pub mod demo;
 pub mod docs;
 pub mod emulator;

@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("podman", "podman"),
     ("buildah", "buildah"),
+    ("debootstrap", "debootstrap"),
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),

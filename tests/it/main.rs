@@ -6,6 +6,7 @@
 
 mod bad_messages;
 mod build;
+mod counterparts;
 mod defaults;
 mod doctor;
 mod fleet;
