@@ -2,6 +2,11 @@
 //!
 //! Programs take turns, so that a slow second hits all of them; each row gives median, quartiles and the ratio of medians to ours.
 
+mod disk;
+mod entries;
+mod images;
+mod offer;
+mod pull;
 mod runtime;
 
 use std::path::PathBuf;
@@ -39,6 +44,12 @@ pub struct Options {
     /// Rounds of the deployment row, each of which takes about a second
     #[arg(long, default_value_t = 5)]
     deployments: usize,
+    /// Pull 300 MB in many files and 1 GiB in one, instead of a twentieth of that: takes some ten minutes and 10 GB
+    #[arg(long)]
+    full: bool,
+    /// Only the rows of images
+    #[arg(long)]
+    images: bool,
     /// Use the programs in this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
@@ -51,6 +62,8 @@ impl Options {
             rounds: 3,
             containers: 10,
             deployments: 1,
+            full: false,
+            images: false,
             programs: None,
         }
     }
@@ -63,7 +76,13 @@ pub fn run_all(options: &Options) -> Result<()> {
         None => as_shipped(Programs::build()?)?,
     };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
-    runtime::rows(&programs.punnet, options)?;
+    if !options.images {
+        runtime::rows(&programs.punnet, options)?;
+    }
+    images::rows(&programs.punnet, options)?;
+    if options.images {
+        return Ok(());
+    }
     build_rows(Stand::new(programs.clone())?, options.rounds)?;
     fleet_rows(programs, options.deployments)
 }

@@ -27,6 +27,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("apparmor_parser", "apparmor"),
     ("secilc", "secilc"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("fincore", "util-linux-extra"),
     ("mformat", "mtools"),
     ("cc", "gcc"),
     ("c++", "g++"),

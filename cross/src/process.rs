@@ -89,6 +89,46 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Res
     }
 }
 
+/// Runs to the end; the most memory it has had at once, KiB. What it starts itself is not counted.
+pub fn peak_rss_kib(command: &mut Command) -> Result<u64> {
+    /// Between two looks; what grows in the last of them is missed.
+    const SAMPLE: Duration = Duration::from_millis(2);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let path = format!("/proc/{}/status", child.id());
+    let ended = AtomicBool::new(false);
+    let (status, peak) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut peak = 0;
+            // It only ever rises, and is not there any more once the program has ended.
+            while !ended.load(Ordering::Relaxed) {
+                peak = peak.max(high_water_mark_kib(&path).unwrap_or(0));
+                std::thread::sleep(SAMPLE);
+            }
+            peak
+        });
+        let status = child.wait();
+        ended.store(true, Ordering::Relaxed);
+        (status, watcher.join().expect("a watching thread does not panic"))
+    });
+    let status = status?;
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(peak)
+}
+
+/// VmHWM in a status file (proc_pid_status(5)).
+pub fn high_water_mark_kib(path: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .with_context(|| format!("{path} has no VmHWM"))?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
 /// A server that ends with this value.
 pub struct Server {
     name: &'static str,

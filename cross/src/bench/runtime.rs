@@ -3,7 +3,7 @@
 //! All programs run in a mount namespace of their own that shows cgroup v2 alone, so that crun runs on hosts with both kinds of hierarchy.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::{Options, Summary, WARM_UP_ROUNDS};
-use crate::process::{interrupted, is_installed, shown, stdout_of, wait_for};
+use crate::process::{high_water_mark_kib, interrupted, is_installed, shown, stdout_of, wait_for};
 use crate::stand::elapsed_ms;
 
 /// How long a container may take to start or to end on a loaded machine.
@@ -318,7 +318,7 @@ fn memory(runtimes: &[Runtime]) -> Result<()> {
             .context("cannot start a runtime")?;
         let peak = runtime
             .wait_until("running")
-            .and_then(|()| high_water_mark_kib(&child));
+            .and_then(|()| high_water_mark_kib(&format!("/proc/{}/status", child.id())));
         runtime.do_it(&["kill", "bench", "KILL"])?;
         child.wait()?;
         let peak = peak?;
@@ -334,17 +334,6 @@ fn memory(runtimes: &[Runtime]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// VmHWM of proc_pid_status(5).
-fn high_water_mark_kib(child: &Child) -> Result<u64> {
-    let path = format!("/proc/{}/status", child.id());
-    let status = std::fs::read_to_string(&path)?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .with_context(|| format!("{path} has no VmHWM"))?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 /// Many containers, each staying: whether the last takes as long as the first.
@@ -376,7 +365,7 @@ fn many(runtime: &Runtime, count: usize) -> Result<()> {
 }
 
 /// busybox, which is whatever it is called.
-fn busybox() -> Result<PathBuf> {
+pub(super) fn busybox() -> Result<PathBuf> {
     let found = ["/bin/busybox", "/usr/bin/busybox"]
         .into_iter()
         .map(PathBuf::from)
