@@ -9,9 +9,11 @@
 //!   log, log.times                 output (punnet-logs)
 //!   layer/                         the writable layer, with --writable-layer ram
 //!   exit_code                      when somebody was there to learn it
+//!   meta.json                      the record of `run --rm`
 //! <run root>/oci/<name>/           the runtime's own state
 //! ```
-//! A folder whose meta.json is missing was never finished or is being removed: `rm --force` clears it.
+//! A folder whose meta.json is missing was never finished or is being removed: `rm --force` clears it. Of a container that is removed at its end the
+//! record is in RAM, and meta.json points to it: nothing is waited for that must survive a power cut.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -134,9 +136,26 @@ impl Folders {
 
     /// Writes configuration and record, in this order, each durable: with the record the container exists.
     pub fn write(&self, config: &[u8], meta: &Meta) -> Result<(), CliError> {
-        write_durably(&self.bundle.join("config.json"), config)?;
-        let meta = serde_json::to_vec(meta).expect("a record of strings and numbers is always JSON");
-        write_durably(&self.bundle.join("meta.json"), &meta)
+        let path = self.bundle.join("config.json");
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(config)?;
+            file.sync_all()
+        });
+        written.map_err(file("cannot write", &path))?;
+        // Its folder is synced with the record's name.
+        write_durably(&self.bundle.join("meta.json"), &record(meta))
+    }
+
+    /// The same for a container that a power cut may take with it.
+    pub fn write_for_now(&self, config: &[u8], meta: &Meta) -> Result<(), CliError> {
+        let path = self.bundle.join("config.json");
+        fs::write(&path, config).map_err(file("cannot write", &path))?;
+        make_private(&self.run)?;
+        let run = fs::canonicalize(&self.run).map_err(file("cannot resolve", &self.run))?;
+        let place = run.join("meta.json");
+        fs::write(&place, record(meta)).map_err(file("cannot write", &place))?;
+        let link = self.bundle.join("meta.json");
+        std::os::unix::fs::symlink(&place, &link).map_err(file("cannot create", &link))
     }
 
     /// The process's exit code, when somebody was there to learn it.
@@ -215,6 +234,10 @@ impl Folders {
     }
 }
 
+fn record(meta: &Meta) -> Vec<u8> {
+    serde_json::to_vec(meta).expect("a record of strings and numbers is always JSON")
+}
+
 /// Milliseconds since 1970; 0 on a board whose clock stands before that.
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -274,6 +297,31 @@ mod tests {
         folders.claim().unwrap();
         assert!(matches!(folders.claim(), Err(CliError::NameTaken(name)) if name == "one"));
         assert_eq!(Folders::all(&roots(folder.path())).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_record_for_now_ends_with_what_is_in_ram() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = Folders::of(&roots(folder.path()), "one").unwrap();
+        let meta = Meta {
+            image: "app".into(),
+            manifest: String::new(),
+            command: Vec::new(),
+            created_at_s: 0,
+            labels: BTreeMap::new(),
+            stop_signal: 15,
+            stop_timeout_s: 10,
+            ram_layer: None,
+        };
+        folders.claim().unwrap();
+        folders.write_for_now(b"{}", &meta).unwrap();
+        assert_eq!(folders.meta().unwrap().image, "app");
+        // A power cut.
+        fs::remove_dir_all(folder.path().join("run")).unwrap();
+        let error = folders.meta().unwrap_err().to_string();
+        assert!(error.contains("cannot read"), "{error}");
+        folders.remove().unwrap();
+        assert!(!folders.bundle.exists());
     }
 
     #[test]

@@ -194,10 +194,15 @@ fn run(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
         run_in_foreground(roots, given, &folders)
     };
     // A container that never ran is of no use to anybody; one that ran is kept for `logs` and `start` unless told otherwise.
-    if outcome.is_err() || (given.has("rm") && !given.has("detach")) {
+    if outcome.is_err() || is_for_now(given) {
         containers::remove(roots, &folders, true)?;
     }
     outcome.map(ExitCode::from)
+}
+
+/// It is removed at its end, and with the process that waits for that.
+fn is_for_now(given: &Given) -> bool {
+    given.has("rm") && !given.has("detach")
 }
 
 fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<u8, CliError> {
@@ -273,8 +278,13 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         ram_layer: matches!(options.layer, Layer::InRam(_)).then_some(owner),
     };
     folders.claim()?;
-    let filled = fill(&folders, &image, &options, &spec, &meta, owner);
-    if let Err(error) = filled {
+    let filled = fill(&folders, &image, &options, &spec, owner);
+    let config_json = spec.to_json().expect("a specification of ours is always JSON");
+    let written = filled.and_then(|()| match is_for_now(given) {
+        true => folders.write_for_now(&config_json, &meta),
+        false => folders.write(&config_json, &meta),
+    });
+    if let Err(error) = written {
         // The first error is the one to tell; what cannot be removed now has no record and is removed with rm --force.
         drop(folders.remove());
         return Err(error);
@@ -365,7 +375,6 @@ fn fill(
     image: &Image,
     options: &RunOptions,
     spec: &Spec,
-    meta: &Meta,
     owner: Owner,
 ) -> Result<(), CliError> {
     let writable: &[&str] = match options.layer {
@@ -394,8 +403,7 @@ fn fill(
             spec,
         )?;
     }
-    let config_json = spec.to_json().expect("a specification of ours is always JSON");
-    folders.write(&config_json, meta)
+    Ok(())
 }
 
 /// What the mounts go to: a directory, or a file where a file is bound. What lies in another mount is made there by the runtime.
