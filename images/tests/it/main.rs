@@ -11,4 +11,5 @@ mod signatures;
 mod store_crash;
 mod store_full;
 mod store_input;
+mod store_many;
 mod support;
