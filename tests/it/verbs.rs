@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use xtask::process::wait_for;
+
 use crate::support::{containers, fails, ok, output, stand, stand_with_image};
 
 #[test]
@@ -89,7 +91,12 @@ fn a_detached_container_lives_by_itself() {
     );
     let complaint = fails(&mut stand.punnet(&["rm", "web"]), 1);
     assert!(complaint.contains("running"), "{complaint}");
-    assert!(ok(&mut stand.punnet(&["logs", "web"])).contains("process 1"));
+    // It runs, and says something when it gets a processor.
+    wait_for("the first line", Duration::from_secs(60), || {
+        let said = ok(&mut stand.punnet(&["logs", "web"]));
+        Ok(said.contains("process 1").then_some(()))
+    })
+    .unwrap();
     let began = Instant::now();
     ok(&mut stand.punnet(&["stop", "web"]));
     assert!(
