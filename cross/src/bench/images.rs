@@ -40,7 +40,7 @@ impl Sizes {
                 one_bytes: 1 << 30,
                 entries: 1_000_000,
                 written_more_bytes: 0,
-                rounds: 5,
+                rounds: 3,
             }
         } else {
             Self {
