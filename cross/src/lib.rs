@@ -22,6 +22,7 @@ pub mod registry;
 pub mod size;
 pub mod stand;
 pub mod test;
+pub mod validation;
 pub mod vm;
 
 pub use kernel::debian_package;

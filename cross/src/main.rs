@@ -12,13 +12,16 @@
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `powercut` | cuts the power of a disk that the store works on, a thousand times | powercut.rs |
 //! | `engines` | podman, docker and containerd on our runtime, in the virtual machine | engines.rs |
+//! | `oci-validation` | the validation programs of opencontainers/runtime-tools, beside crun and runc | validation.rs |
 //! | `vm` | a command in a virtual machine with cgroup v2 | vm.rs |
 //! | `bench` | speed and memory beside the peers that are installed | bench.rs |
 
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, boot, cross, demo, docs, engines, fuzz, image, powercut, process, size, test, vm};
+use xtask::{
+    bench, boot, cross, demo, docs, engines, fuzz, image, powercut, process, size, test, validation, vm,
+};
 
 #[derive(Parser)]
 #[command(
@@ -57,6 +60,8 @@ enum Command {
     PowercutInside(powercut::InsideOptions),
     /// Let podman, docker and containerd use our runtime, in the virtual machine
     Engines(engines::Options),
+    /// Run the validation programs of opencontainers/runtime-tools on our runtime, crun and runc, in the virtual machine
+    OciValidation(validation::Options),
     /// Measure speed and memory beside the peers that are installed
     Bench(bench::Options),
 }
@@ -77,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Command::Powercut(options) => powercut::run_command(&options),
         Command::PowercutInside(options) => powercut::run_inside(&options),
         Command::Engines(options) => engines::run_all(&options),
+        Command::OciValidation(options) => validation::run_command(&options),
         Command::Bench(options) => bench::run_all(&options),
     }
 }
