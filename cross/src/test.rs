@@ -19,19 +19,21 @@ pub struct Options {
     /// Only boot every board that QEMU emulates; CI boots some of them each time
     #[arg(long, conflicts_with = "only")]
     boards: bool,
+    /// Only run the runtime's whole suite on crun and runc; CI runs some of it on them each time
+    #[arg(long, conflicts_with_all = ["only", "boards"])]
+    references: bool,
 }
 
 /// How long the runtime's suite may take in the virtual machine: some two minutes are usual.
 const VIRTUAL_MACHINE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// What crun 1.8 is asked in the virtual machine: tests that hold for every runtime. One that it fails is left out by name.
-const TESTS_ON_CRUN: &[&str] = &[
+/// What the references are asked in CI. Where they differ says a table of the suite, runtime/tests/it/references.rs.
+const TESTS_ON_REFERENCES: &[&str] = &[
     "limits::",
     "process::",
-    "rootless::",
+    "operations::",
+    "delegation::",
     "terminal::",
-    "--skip",
-    "process::exec_runs_in_the_same_namespaces_with_its_own_settings",
 ];
 
 type Stage = (&'static str, fn() -> Result<()>);
@@ -69,6 +71,9 @@ const STAGES: &[Stage] = &[
 pub fn run_all(options: &Options) -> Result<()> {
     if options.boards {
         return boot::run_on_all();
+    }
+    if options.references {
+        return on_references(&runtime_suite()?, &[]);
     }
     let began = Instant::now();
     let mut done = 0;
@@ -171,30 +176,36 @@ fn tests() -> Result<()> {
     run(cargo().args(WORKSPACE_TESTS).arg("--no-fail-fast"))
 }
 
-/// The runtime's suite again where limits act and nothing is missing, and a part of it on a reference, so that it is right.
+/// The runtime's suite again where limits act and nothing is missing, and a part of it on the references, so that it is right.
 fn virtual_machine() -> Result<()> {
-    let suite = ["test", "--package", "punnet-runtime", "--test", "it", "--locked"];
-    let suite = test_program(&suite, "runtime")?;
-    for (runtime, tests) in [("punnet", &[][..]), ("crun", TESTS_ON_CRUN)] {
-        let command: Vec<&str> = std::iter::once(suite.as_str())
-            .chain(tests.iter().copied())
-            .collect();
-        run_inside(Machine::new(&command)?, runtime)?;
-    }
-    // As a Raspberry Pi's firmware boots it: what cannot be limited is refused, and the doctor says why.
+    let suite = runtime_suite()?;
+    run_inside(&Machine::new(&[&suite])?, "punnet")?;
+    on_references(&suite, TESTS_ON_REFERENCES)?;
+    // As a Raspberry Pi's firmware boots it: what cannot be limited is refused, and the doctor says why. With the other security module besides.
     let verbs = test_program(&WORKSPACE_TESTS, "")?;
-    let both = format!("{suite} without_a_controller && {verbs} doctor::");
-    let raspberry = Machine::new(&["sh", "-c", &both])?.with_kernel_words("cgroup_disable=memory");
-    run_inside(raspberry, "punnet")
+    let both = format!("{suite} without_a_controller labels:: && {verbs} doctor::");
+    let raspberry = Machine::new(&["sh", "-c", &both])?
+        .with_kernel_words("cgroup_disable=memory security=selinux selinux=1 enforcing=0");
+    run_inside(&raspberry, "punnet, as on a Raspberry Pi")
 }
 
-fn run_inside(machine: Machine, runtime: &str) -> Result<()> {
-    let code = machine
-        .with_environment(&[format!("RUNTIME={runtime}")])
-        .run(VIRTUAL_MACHINE_TIMEOUT)?;
+fn runtime_suite() -> Result<String> {
+    let words = ["test", "--package", "punnet-runtime", "--test", "it", "--locked"];
+    test_program(&words, "runtime")
+}
+
+/// These tests, or all when none is named, on crun and then on runc, in one machine.
+fn on_references(suite: &str, tests: &[&str]) -> Result<()> {
+    let tests = tests.join(" ");
+    let both = format!("RUNTIME=crun {suite} {tests} && RUNTIME=runc {suite} {tests}");
+    run_inside(&Machine::new(&["sh", "-c", &both])?, "the references")
+}
+
+fn run_inside(machine: &Machine, what: &str) -> Result<()> {
+    let code = machine.run(VIRTUAL_MACHINE_TIMEOUT)?;
     ensure!(
         code == 0,
-        "the tests ended with exit code {code} on {runtime} in the virtual machine"
+        "the tests ended with exit code {code} on {what} in the virtual machine"
     );
     Ok(())
 }
