@@ -6,6 +6,7 @@ mod disk;
 mod entries;
 mod images;
 mod offer;
+mod peak;
 mod pull;
 mod runtime;
 
@@ -71,13 +72,16 @@ impl Options {
 
 /// Runs all rows.
 pub fn run_all(options: &Options) -> Result<()> {
-    let programs = match &options.programs {
-        Some(folder) => Programs::in_folder(folder),
+    let (programs, runtime_alone) = match &options.programs {
+        Some(folder) => (Programs::in_folder(folder), None),
         None => as_shipped(Programs::build()?)?,
     };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     if !options.images {
         runtime::rows(&programs.punnet, options)?;
+        if let Some(punnet) = runtime_alone {
+            runtime::rows_of_runtime_alone(&punnet)?;
+        }
     }
     images::rows(&programs.punnet, options)?;
     if options.images {
@@ -87,18 +91,24 @@ pub fn run_all(options: &Options) -> Result<()> {
     fleet_rows(programs, options.deployments)
 }
 
-/// With the device binary that boards get, on musl, where it can be built here.
-fn as_shipped(mut programs: Programs) -> Result<Programs> {
+/// With the device binary that boards get, on musl, where it can be built here; and the one with the runtime alone.
+fn as_shipped(mut programs: Programs) -> Result<(Programs, Option<PathBuf>)> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => Arch::Amd64,
         "aarch64" => Arch::Arm64,
-        _ => return Ok(programs),
+        _ => return Ok((programs, None)),
     };
     match Compiler::find() {
-        Ok(compiler) => programs.punnet = compiler.build("punnet", arch, &[])?,
-        Err(error) => println!("    (measured with this machine's C library, not with musl: {error:#})"),
+        Ok(compiler) => {
+            programs.punnet = compiler.build("punnet", arch, &[])?;
+            let alone = compiler.build("punnet", arch, &["runtime"])?;
+            Ok((programs, Some(alone)))
+        }
+        Err(error) => {
+            println!("    (measured with this machine's C library, not with musl: {error:#})");
+            Ok((programs, None))
+        }
     }
-    Ok(programs)
 }
 
 /// The scratch example from a Containerfile into the store: with nothing there, and again with nothing changed.
@@ -188,6 +198,10 @@ fn fleet_rows(programs: Programs, deployments: usize) -> Result<()> {
     let busy_kib = pss_at_rest_kib(&stand)?;
     println!(
         "| manager memory (PSS), idle / {CONTAINERS} containers | punnet agent | {idle_kib} / {busy_kib} KiB | | 1.00 |"
+    );
+    println!(
+        "| manager memory (PSS) for each of {CONTAINERS} containers | punnet agent | {} KiB | | |",
+        busy_kib.saturating_sub(idle_kib).div_ceil(CONTAINERS as u64)
     );
     match dockerd_pss_kib()? {
         Some(kib) => println!(

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
+use super::peak::peak_kib;
 use super::{Options, Summary, WARM_UP_ROUNDS};
 use crate::process::{high_water_mark_kib, interrupted, is_installed, shown, stdout_of, wait_for};
 use crate::stand::elapsed_ms;
@@ -23,14 +24,40 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// 64 KiB at a time; the binary with the runtime alone stays below 1 MiB. Measured 2576 when it was set; crun: some 3700.
 const RUN_HWM_KIB_MAX: u64 = 2900;
 
+/// The most memory any command may have had, KiB, when the binary has the runtime alone: our goal.
+const ALONE_HWM_KIB_MAX: u64 = 1024;
+
 /// All rows of the runtime.
 pub(super) fn rows(punnet: &Path, options: &Options) -> Result<()> {
+    with_cgroup2_alone(|| measure(punnet, options))
+}
+
+/// The rows of memory of a binary with the runtime alone, against its budget.
+pub(super) fn rows_of_runtime_alone(punnet: &Path) -> Result<()> {
+    with_cgroup2_alone(|| {
+        let folder = tempfile::tempdir()?;
+        let runtime = Runtime {
+            name: "punnet oci, the runtime alone",
+            words: vec![punnet.display().to_string(), "oci".to_owned()],
+            folder: folder.path().to_owned(),
+        };
+        runtime.make_bundles(punnet)?;
+        let highest = peaks(&runtime)?;
+        ensure!(
+            highest <= ALONE_HWM_KIB_MAX,
+            "a command has needed {highest} KiB of memory; the budget is {ALONE_HWM_KIB_MAX} KiB"
+        );
+        Ok(())
+    })
+}
+
+fn with_cgroup2_alone(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     // A thread has a mount namespace of its own, which its children inherit and which ends with it.
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 show_cgroup2_alone()?;
-                measure(punnet, options)
+                work()
             })
             .join()
             .expect("a measuring thread does not panic")
@@ -62,6 +89,10 @@ fn measure(punnet: &Path, options: &Options) -> Result<()> {
     run_true(&runtimes, options.rounds)?;
     life(&runtimes, options.rounds)?;
     memory(&runtimes)?;
+    for runtime in &runtimes {
+        peaks(runtime)?;
+    }
+    one_after_another(&runtimes[0], options.containers)?;
     many(&runtimes[0], options.containers)
 }
 
@@ -153,14 +184,17 @@ impl Runtime {
         self.folder.join(bundle.name())
     }
 
+    fn words_of(&self, words: &[&str]) -> Vec<String> {
+        let state = self.folder.join("state").display().to_string();
+        let all = self.words.iter().map(String::as_str);
+        let all = all.chain(["--root", &state]).chain(words.iter().copied());
+        all.map(str::to_owned).collect()
+    }
+
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.words[0]);
-        command
-            .args(&self.words[1..])
-            .arg("--root")
-            .arg(self.folder.join("state"))
-            .args(words)
-            .stdin(Stdio::null());
+        let words = self.words_of(words);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
         command
     }
 
@@ -336,6 +370,75 @@ fn memory(runtimes: &[Runtime]) -> Result<()> {
     Ok(())
 }
 
+/// The most memory each command has had, and the highest of all. What a container's own process takes before it is the program is not in it.
+fn peaks(runtime: &Runtime) -> Result<u64> {
+    let bundle = runtime.bundle(Bundle::Sleep).display().to_string();
+    let runs = runtime.bundle(Bundle::True).display().to_string();
+    let commands: [&[&str]; 9] = [
+        &["run", "--bundle", &runs, "bench-run"],
+        &["create", "--bundle", &bundle, "bench"],
+        &["start", "bench"],
+        &["state", "bench"],
+        &["list"],
+        &["exec", "bench", "/true"],
+        &["ps", "bench"],
+        &["kill", "bench", "KILL"],
+        &["delete", "bench"],
+    ];
+    let mut highest = 0;
+    for words in commands {
+        // Here crun has no cgroup, and an ordinary user has none: nothing lists their processes.
+        if words[0] == "ps" && (runtime.name == "crun" || !geteuid().is_root()) {
+            continue;
+        }
+        if words[0] == "delete" {
+            runtime.wait_until("stopped")?;
+        }
+        let peak = peak_kib(&runtime.words_of(words))?;
+        println!(
+            "| peak RSS of `{}` | {} | {peak} KiB | | |",
+            words[0], runtime.name
+        );
+        highest = highest.max(peak);
+    }
+    Ok(highest)
+}
+
+/// Many containers, each gone before the next: whether the last takes as long as the first.
+fn one_after_another(runtime: &Runtime, count: usize) -> Result<()> {
+    let mut samples = Vec::new();
+    for _ in 0..count {
+        ensure!(!interrupted(), "interrupted");
+        let began = Instant::now();
+        runtime.run_to_end(Bundle::True)?;
+        samples.push(elapsed_ms(began));
+    }
+    print_tenths(
+        &format!("one of {count} after another"),
+        runtime.name,
+        &mut samples,
+    );
+    Ok(())
+}
+
+fn print_tenths(what: &str, name: &str, samples: &mut [f64]) {
+    let tenth = (samples.len() / 10).max(1);
+    let at = samples.len() - tenth;
+    let last = Summary::of(&mut samples[at..]).median;
+    let first = Summary::of(&mut samples[..tenth]).median;
+    println!(
+        "| {what}, first / last tenth | {name} | {first:.1} / {last:.1} ms | | {:.2} |",
+        last / first
+    );
+}
+
+/// What a folder takes of the file system it is in, KiB: of RAM, where that is tmpfs.
+fn taken_kib(folder: &Path) -> Result<u64> {
+    let text = stdout_of(Command::new("du").arg("-sk").arg(folder))?;
+    let first = text.split_whitespace().next().context("du has said nothing")?;
+    Ok(first.parse()?)
+}
+
 /// Many containers, each staying: whether the last takes as long as the first.
 fn many(runtime: &Runtime, count: usize) -> Result<()> {
     let bundle = runtime.bundle(Bundle::Sleep).display().to_string();
@@ -349,17 +452,16 @@ fn many(runtime: &Runtime, count: usize) -> Result<()> {
         started += 1;
         Ok(())
     });
+    let state_kib = taken_kib(&runtime.folder.join("state"))?;
     for number in 0..started {
         runtime.do_it(&["delete", "--force", &format!("many-{number}")])?;
     }
     outcome?;
-    let tenth = (count / 10).max(1);
-    let last = Summary::of(&mut samples[count - tenth..]).median;
-    let first = Summary::of(&mut samples[..tenth]).median;
+    print_tenths(&format!("one of {count} kept alive"), runtime.name, &mut samples);
     println!(
-        "| one of {count} kept alive, first / last tenth | {} | {first:.1} / {last:.1} ms | | {:.2} |",
+        "| state for each of {count} kept alive, no process | {} | {} KiB | | |",
         runtime.name,
-        last / first
+        state_kib.div_ceil(count as u64)
     );
     Ok(())
 }
