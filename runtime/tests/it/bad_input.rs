@@ -245,9 +245,24 @@ fn wrong_ids_are_refused() {
         if id == "a b" && differs("ids with spaces") {
             continue;
         }
-        assert_ne!(bundle.call(&["create", id]).code, 0, "{id}");
+        for words in [
+            &["create", id][..],
+            &["start", id],
+            &["state", id],
+            &["kill", id, "KILL"],
+            &["exec", id, "true"],
+            &["delete", id],
+        ] {
+            assert_ne!(bundle.call(words).code, 0, "{words:?}");
+        }
     }
     assert!(!bundle.dir.path().join("x").exists());
+    if differs("an id that leads out of the folder of states") {
+        return;
+    }
+    // Below that folder this would be the bundle's root.
+    bundle.call(&["delete", "--force", "../rootfs"]);
+    assert!(bundle.rootfs().join("bin/sh").exists());
 }
 
 #[test]

@@ -320,7 +320,9 @@ fn exec_runs_in_the_same_namespaces_with_its_own_settings() {
     if differs("127 from exec") {
         return;
     }
-    assert_eq!(bundle.call(&["exec", &id, "nope"]).code, 127);
+    for (program, code) in [("nope", 127), ("/bin", 126), ("/bin/sh/x", 127)] {
+        assert_eq!(bundle.call(&["exec", &id, program]).code, code, "{program}");
+    }
     let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();
     let own = |text: &str| {
         text.lines()

@@ -18,6 +18,7 @@ const DIFFERENCES: &[(&str, On, &str)] = &[
     ("limits_without_a_controller_are_refused_with_the_remedy", Both, "names no remedy"),
     ("a_cgroup_with_processes_is_not_taken_over", Both, "joins it"),
     ("ids with spaces", Crun, "takes them"),
+    ("an id that leads out of the folder of states", Crun, "1.8 removes by force what it leads to"),
     ("systemd_cgroup_gets_a_clear_answer", Both, "has that driver"),
     ("programs_that_cannot_be_executed_say_why", Both, "says no more than execve(2), and ends with 1"),
     ("links_that_go_round_in_the_root_are_an_error", Crun, "does not name the link"),
