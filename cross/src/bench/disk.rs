@@ -26,11 +26,12 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// An empty one. Nothing is left to be initialised later: only what a program writes is counted.
-    pub fn make(file: &Path, mount: &Path) -> Result<Self> {
+    /// An empty one with room for so many files. Nothing is left to be initialised later: only what a program writes is counted.
+    pub fn make(file: &Path, mount: &Path, files_max: u64) -> Result<Self> {
         File::create(file)?.set_len(DISK_BYTES)?;
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-N"])
+            .arg(files_max.to_string())
             .arg(file)
             .stdout(Stdio::null()))?;
         let disk = Self {

@@ -20,6 +20,9 @@ use super::{Options, Summary};
 use crate::process::{interrupted, is_installed, run, shown, stdout_of};
 use crate::stand::elapsed_ms;
 
+/// Files that a disk has room for: more than any image of the pulls.
+const FILES_MAX: u64 = 100_000;
+
 /// Sizes of the images.
 #[derive(Clone, Copy)]
 pub struct Sizes {
@@ -100,8 +103,7 @@ fn measure(punnet: &Path, options: &Options) -> Result<()> {
         &format!("{} MB in one file", megabytes(sizes.one_bytes)),
         sizes,
     )?;
-    let load = |data: &Path, words: &[&str]| bench.command(data, words);
-    super::entries::rows(&bench.folder, load, sizes.entries, super::pull::PULL_HWM_KIB_MAX)?;
+    super::entries::rows(&bench, sizes.entries)?;
     let disk = bench.disk("ours")?;
     bench.second_image(&disk)?;
     bench.verify(&disk, sizes.rounds)?;
@@ -164,7 +166,13 @@ impl Bench {
     }
 
     pub(super) fn disk(&self, name: &str) -> Result<Disk> {
-        Disk::make(&self.folder.join(format!("{name}.img")), &self.folder.join(name))
+        self.disk_for(name, FILES_MAX)
+    }
+
+    /// One with room for so many files.
+    pub(super) fn disk_for(&self, name: &str, files_max: u64) -> Result<Disk> {
+        let file = self.folder.join(format!("{name}.img"));
+        Disk::make(&file, &self.folder.join(name), files_max)
     }
 
     /// A second image with nine tenths of the files of the first: disk, and page cache when all of both is read.
