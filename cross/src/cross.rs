@@ -10,7 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use punnet_boards::{Arch, Description};
 
-use crate::build::{cargo, existing, features_name, root, target_dir};
+use crate::build::{Strip, cargo, existing, features_name, root, target_dir};
+use crate::order;
 use crate::packages;
 use crate::process::{is_installed, run, stdout_of};
 
@@ -113,20 +114,26 @@ impl Compiler {
 
     /// Builds a package's binary as small as we ship it.
     pub fn build(&self, package: &str, arch: Arch, features: &[&str]) -> Result<PathBuf> {
+        self.build_with(package, arch, features, Strip::Yes)
+    }
+
+    /// The same, with its symbols when one wants to look into it.
+    pub fn build_with(&self, package: &str, arch: Arch, features: &[&str], strip: Strip) -> Result<PathBuf> {
         let target = arch.target();
         let folder = target_dir().join("boards").join(features_name(features));
-        let mut command = Command::new(&self.cargo);
+        let mut command = Command::new("cargo-zigbuild");
         command
             .current_dir(root())
             .args([
-                "zigbuild",
+                "rustc",
                 "--release",
                 "--locked",
                 "--package",
                 package,
-                "--target",
-                target,
+                "--bin",
+                package,
             ])
+            .args(["--target", target])
             .args([
                 "-Zbuild-std=std,panic_abort",
                 "-Zbuild-std-features=optimize_for_size",
@@ -140,6 +147,14 @@ impl Compiler {
             .env("RUSTFLAGS", self.flags()?);
         if !features.is_empty() {
             command.args(["--no-default-features", "--features", &features.join(",")]);
+        }
+        // For the last link alone: the dependencies need not be compiled anew when it changes.
+        command.arg("--").arg(format!(
+            "-Clink-arg=-Wl,-T,{}",
+            order::script_for_linker()?.display()
+        ));
+        if strip == Strip::No {
+            command.arg("-Cstrip=none");
         }
         run(&mut command)?;
         existing(folder.join(target).join("release").join(package))

@@ -15,6 +15,7 @@ pub mod fuzz;
 pub mod image;
 mod initramfs;
 mod kernel;
+pub mod order;
 mod packages;
 pub mod powercut;
 pub mod process;

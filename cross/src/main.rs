@@ -20,7 +20,8 @@
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, boot, cross, demo, docs, engines, fuzz, image, powercut, process, size, test, validation, vm,
+    bench, boot, cross, demo, docs, engines, fuzz, image, order, powercut, process, size, test, validation,
+    vm,
 };
 
 #[derive(Parser)]
@@ -47,6 +48,8 @@ enum Command {
     Boot(boot::Options),
     /// Write docs/boards.md out of the board files
     Docs(docs::Options),
+    /// Find out what the runtime's commands execute, for the linker to put it side by side
+    Order(order::Options),
     /// Print the size of the static device binary and what each feature and dependency adds
     Size(size::Options),
     /// Run the fuzz targets
@@ -76,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         Command::Image(options) => image::run_command(&options),
         Command::Boot(options) => boot::run_command(&options),
         Command::Docs(options) => docs::run(&options),
+        Command::Order(options) => order::run_command(&options),
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run_command(&options),

@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// How long a server gets between SIGTERM and SIGKILL.
@@ -231,4 +233,27 @@ pub fn pss_kib(pid: u32) -> Result<u64> {
         .find_map(|line| line.strip_prefix("Pss:"))
         .with_context(|| format!("no Pss in {path}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Starts a command stopped, before its first instruction but for a shell's: so that it can be traced from there.
+#[allow(
+    clippy::zombie_processes,
+    reason = "waitpid(2) sees its end, as the tracer has to"
+)]
+pub fn start_stopped(words: &[String], folder: &Path) -> Result<Pid> {
+    let child = Command::new("sh")
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
+        .args(words)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start sh")?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+    ensure!(
+        matches!(status, WaitStatus::Stopped(..)),
+        "the shell did not stop"
+    );
+    Ok(pid)
 }

@@ -133,6 +133,7 @@ fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// The verbs are functions of their own, not parts of this one: what is not executed need not be in memory.
 fn dispatch(args: &Args) -> Result<u8> {
     if args.help || args.verb.is_empty() && !args.version {
         return print(&format!("{}\n", help::text(&args.verb)));
@@ -263,11 +264,13 @@ fn owner(uid: u32) -> String {
     crate::user_name(uid).unwrap_or_else(|| uid.to_string())
 }
 
+#[inline(never)]
 fn state(runtime: &Runtime, args: &Args) -> Result<u8> {
     let listed = runtime.inspect(&args.id()?)?;
     print(&format!("{}\n", json(&StateLine::new(&listed), true)?))
 }
 
+#[inline(never)]
 fn kill(runtime: &Runtime, args: &Args) -> Result<u8> {
     let word = args.rest.get(1).and_then(|word| word.to_str()).unwrap_or("TERM");
     runtime.kill(&args.id()?, signal(word)?, args.all)?;
@@ -295,6 +298,7 @@ fn signal(word: &str) -> Result<i32> {
         .map_err(|_| Error::Usage(format!("unknown signal {word:?}")))
 }
 
+#[inline(never)]
 fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
     let list = runtime.list()?;
     if args.quiet {
@@ -350,6 +354,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+#[inline(never)]
 fn spec(args: &Args) -> Result<u8> {
     let bundle = args.bundle.clone().unwrap_or_else(|| ".".into());
     let path = bundle.join("config.json");
@@ -366,6 +371,7 @@ fn spec(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
+#[inline(never)]
 fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
     // Before anything is read that cannot be read twice.
     crate::own_file::guard()?;

@@ -1,35 +1,22 @@
 //! The most memory a program has had, read at its very end: getrusage(2) would count what its parent had when it was started.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::wait::{WaitStatus, waitpid};
 
-use crate::process::high_water_mark_kib;
+use crate::process::{high_water_mark_kib, start_stopped};
 
 /// PTRACE_EVENT_EXIT of linux/ptrace.h.
 const EVENT_EXIT: i32 = 6;
 
 /// Runs the words to their end, which must be a success; VmHWM of proc_pid_status(5), KiB.
-#[allow(
-    clippy::zombie_processes,
-    reason = "waitpid(2) sees its end, as the tracer has to"
-)]
 pub(super) fn peak_kib(words: &[String]) -> Result<u64> {
-    // Stopped before it begins, so that it is traced from there.
-    let child = Command::new("sh")
-        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("cannot start sh")?;
-    let pid = Pid::from_raw(child.id().cast_signed());
-    waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+    let pid = start_stopped(words, Path::new("."))?;
     ptrace::seize(pid, Options::PTRACE_O_TRACEEXIT).context("cannot trace a program of ours")?;
     kill(pid, Signal::SIGCONT)?;
     let mut peak = None;

@@ -22,6 +22,7 @@ struct Line<'a> {
 }
 
 /// Prints until there is nothing more to come; with `--stats` one measurement.
+#[inline(never)]
 pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
     let id = args.id()?;
     let tell = |kind, data| {

@@ -10,6 +10,7 @@ use std::process::Command;
 const DEFAULT_WORDS: [&str; 1] = ["-ef"];
 
 /// Prints the list.
+#[inline(never)]
 pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
     let pids: Vec<i32> = runtime
         .processes(&args.id()?)?

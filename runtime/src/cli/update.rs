@@ -30,6 +30,7 @@ pub(super) const OPTIONS: [&str; 15] = [
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// What `update` asks for. Options are ignored where a document is given, as runc does.
+#[inline(never)]
 pub(super) fn resources(args: &Args) -> Result<Resources> {
     match &args.resources {
         Some(path) => read(path),

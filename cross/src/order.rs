@@ -1,0 +1,296 @@
+//! `cargo xtask order`: which functions the runtime's commands execute, so that the linker can put them side by side.
+//!
+//! The kernel maps the neighbours of each page that is touched (fault-around, 64 KiB): functions that are strewn over the whole program
+//! bring all of it into memory. The commands run under ptrace(2), one instruction at a time; what they execute, in the order of its
+//! addresses, becomes `cross/hot-functions.ld`, which [`crate::cross`] hands to the linker. A name that a later build does not have costs
+//! nothing, one that is missing stands with the rest: make the file anew when the runtime has changed much.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+use std::hash::Hasher as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::ptrace::{self, Options as Trace};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use object::{Object, ObjectSymbol, SymbolKind};
+use punnet_boards::Arch;
+use serde_json::{Value, json};
+
+use crate::build::{Strip, root, target_dir};
+use crate::cross::Compiler;
+use crate::process::{start_stopped, stdout_of};
+
+/// The linker script, in the repository.
+pub const SCRIPT: &str = "cross/hot-functions.ld";
+
+/// PTRACE_EVENT_EXEC of linux/ptrace.h.
+const EVENT_EXEC: i32 = 4;
+
+/// Characters of a name that are kept: generic names go on for hundreds, and a few functions too many do no harm.
+const NAME_MAX: usize = 200;
+
+/// Options of `order`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Trace this unstripped binary instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+/// Traces and writes the script.
+pub fn run_command(options: &Options) -> Result<()> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => Compiler::find()?.build_with("punnet", Arch::Amd64, &[], Strip::No)?,
+    };
+    let mut executed = BTreeSet::new();
+    let work = Work::new(&binary)?;
+    for words in COMMANDS {
+        work.trace(words, &mut executed)
+            .with_context(|| format!("punnet oci {}", words.join(" ")))?;
+    }
+    let names = names(&binary, &executed)?;
+    std::fs::write(root().join(SCRIPT), script(&names))?;
+    println!("{} functions in {SCRIPT}", names.len());
+    Ok(())
+}
+
+/// The script under a name of its content, so that cargo links anew when it has changed.
+pub fn script_for_linker() -> Result<PathBuf> {
+    let text = std::fs::read(root().join(SCRIPT))?;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(&text);
+    let path = target_dir().join(format!("hot-functions-{:016x}.ld", hasher.finish()));
+    std::fs::create_dir_all(target_dir())?;
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// A container's life, and what engines ask meanwhile.
+const COMMANDS: &[&[&str]] = &[
+    &["run", "--bundle", "true", "a"],
+    &["create", "--bundle", "sleep", "b"],
+    &["state", "b"],
+    &["start", "b"],
+    &["exec", "b", "/true"],
+    &["list"],
+    &["ps", "b"],
+    &["kill", "b", "KILL"],
+    &["delete", "--force", "b"],
+];
+
+/// Two bundles: one whose program ends, one whose does not.
+struct Work {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+impl Work {
+    fn new(binary: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        for (name, args) in [("true", json!(["/true"])), ("sleep", json!(["/sleep", "1000"]))] {
+            let bundle = folder.path().join(name);
+            std::fs::create_dir_all(bundle.join("rootfs"))?;
+            for applet in ["true", "sleep"] {
+                std::fs::copy("/bin/busybox", bundle.join("rootfs").join(applet))
+                    .context("busybox is not installed (Debian: busybox-static)")?;
+            }
+            stdout_of(Command::new(binary).args(["oci", "spec"]).current_dir(&bundle))?;
+            let path = bundle.join("config.json");
+            let mut spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+            spec["process"]["terminal"] = false.into();
+            spec["process"]["args"] = args;
+            spec["process"]["rlimits"] = json!([]);
+            spec["linux"]["resources"] = json!({});
+            if name == "true" {
+                let kinds = ["pid", "mount", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+                spec["linux"]["namespaces"] = kinds.into_iter().collect();
+            }
+            std::fs::write(&path, serde_json::to_vec(&spec)?)?;
+        }
+        Ok(Self {
+            folder,
+            binary: binary.to_owned(),
+        })
+    }
+
+    /// Adds the addresses that a command and the processes it makes execute.
+    fn trace(&self, words: &[&str], executed: &mut BTreeSet<u64>) -> Result<()> {
+        let before = [&self.binary.display().to_string(), "oci", "--root", "state"];
+        let words: Vec<String> = before
+            .iter()
+            .chain(words)
+            .map(|word| (*word).to_owned())
+            .collect();
+        let shell = start_stopped(&words, self.folder.path())?;
+        ptrace::seize(
+            shell,
+            Trace::PTRACE_O_TRACEEXEC
+                | Trace::PTRACE_O_TRACECLONE
+                | Trace::PTRACE_O_TRACEFORK
+                | Trace::PTRACE_O_TRACEVFORK
+                | Trace::PTRACE_O_EXITKILL,
+        )?;
+        kill(shell, Signal::SIGCONT)?;
+        let mut is_ours = false;
+        // Those that are executing our file.
+        let mut traced = HashSet::from([shell]);
+        loop {
+            let status = waitpid(None, Some(WaitPidFlag::__WALL))?;
+            let (pid, signal) = match status {
+                WaitStatus::Exited(pid, code) if pid == shell => {
+                    ensure!(code == 0, "ended with {code}");
+                    return Ok(());
+                }
+                WaitStatus::Signaled(pid, signal, _) if pid == shell => bail!("ended with {signal}"),
+                WaitStatus::PtraceEvent(pid, _, EVENT_EXEC) if pid != shell || is_ours => {
+                    // The container's own program.
+                    traced.remove(&pid);
+                    ptrace::detach(pid, None)?;
+                    continue;
+                }
+                WaitStatus::PtraceEvent(pid, _, event) => {
+                    is_ours |= event == EVENT_EXEC;
+                    (pid, None)
+                }
+                WaitStatus::Stopped(pid, Signal::SIGTRAP | Signal::SIGSTOP | Signal::SIGCONT) => (pid, None),
+                WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+                _ => continue,
+            };
+            traced.insert(pid);
+            if is_ours {
+                executed.insert(program_counter(pid)?);
+                ptrace::step(pid, signal)?;
+            } else {
+                ptrace::cont(pid, signal)?;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn program_counter(pid: Pid) -> Result<u64> {
+    Ok(ptrace::getregs(pid)?.rip)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn program_counter(_: Pid) -> Result<u64> {
+    bail!("this is done on x86-64")
+}
+
+/// The functions at these addresses, in the order of theirs.
+fn names(binary: &Path, executed: &BTreeSet<u64>) -> Result<Vec<String>> {
+    let bytes = std::fs::read(binary)?;
+    let file = object::File::parse(&*bytes)?;
+    let functions: BTreeMap<u64, (u64, &str)> = file
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text)
+        .filter_map(|symbol| Some((symbol.address(), (symbol.size(), symbol.name().ok()?))))
+        .collect();
+    ensure!(!functions.is_empty(), "{} has no symbols", binary.display());
+    let mut found = BTreeSet::new();
+    for at in executed {
+        if let Some((start, (size, name))) = functions.range(..=at).next_back()
+            && at - start < *size
+        {
+            found.insert((*start, pattern(name)));
+        }
+    }
+    let mut seen = HashSet::new();
+    Ok(found
+        .into_iter()
+        .map(|(_, name)| name)
+        .filter(|name| seen.insert(name.clone()))
+        .collect())
+}
+
+/// A v0 name without what changes from build to build: the hashes of crates (`Cs`, a number to base 62, `_`), places in the name itself (`B`, likewise),
+/// and the crate that happened to bring a generic function, which stands last.
+/// <https://doc.rust-lang.org/rustc/symbol-mangling/v0.html>
+fn pattern(name: &str) -> String {
+    if !name.starts_with("_R") {
+        return name.to_owned();
+    }
+    let mut out = String::new();
+    // Copies in several crates have numbers behind a dot.
+    let (mut rest, copy) = name.split_once('.').unwrap_or((name, ""));
+    while let Some(at) = rest.find(['B', 'C']) {
+        let (before, from) = rest.split_at(at);
+        out += before;
+        let tag = if from.starts_with("Cs") { "Cs" } else { &from[..1] };
+        let number = &from[tag.len()..];
+        rest = number;
+        out += tag;
+        if let Some((digits, after)) = number.split_once('_')
+            && tag != "C"
+            && digits.len() < 14
+            && digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        {
+            out += "*_";
+            rest = after;
+        }
+    }
+    out += rest;
+    let last = out.rfind("Cs*_").filter(|at| out[..*at].contains("Cs*_"));
+    if let Some(at) = last
+        && out[at + 4..]
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .bytes()
+            .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+    {
+        out.truncate(at);
+        out.push('*');
+    }
+    if out.len() > NAME_MAX || !copy.is_empty() {
+        out.truncate(NAME_MAX);
+        out.push('*');
+    }
+    out
+}
+
+fn script(names: &[String]) -> String {
+    let mut text = String::from(
+        "/* Functions that the runtime's commands execute, side by side: the kernel maps the neighbours of each page that is touched.\n   Made by `cargo xtask order`. */\nSECTIONS\n{\n  .text.hot : {\n",
+    );
+    for name in names {
+        writeln!(text, "    *(.text.{name} .text.unlikely.{name})").expect("a String takes all");
+    }
+    // The C library is small and stands apart otherwise; the tables of curves are large and only TLS and signatures read them.
+    text + "    *.a:*(.text .text.*)\n  }\n} INSERT BEFORE .text;\n"
+        + "SECTIONS { .rodata.curves : { *libring*:*(.rodata .rodata.*) } } INSERT AFTER .rodata;\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pattern;
+
+    #[test]
+    fn a_pattern_has_no_hash_of_a_crate() {
+        let cases = [
+            ("realpath", "realpath"),
+            (
+                "_RNvNtCs4KuGPAfUpeM_14punnet_runtime4plan4plan",
+                "_RNvNtCs*_14punnet_runtime4plan4plan",
+            ),
+            (
+                "_RNvXs_NtCs1jUobg4QUoi_10serde_core2deCsi7A8qWcZcND_6punnet",
+                "_RNvXs_NtCs*_10serde_core2de*",
+            ),
+            (
+                "_RNvNtCs1yuqCzwobP3_5alloc5boxed3new.1311",
+                "_RNvNtCs*_5alloc5boxed3new*",
+            ),
+            (
+                "_RINvNtCslNNIrMPnGi3_3std2io4copyNtNtB4_2fs4FileEB9z_",
+                "_RINvNtCs*_3std2io4copyNtNtB*_2fs4FileEB*_",
+            ),
+        ];
+        for (name, want) in cases {
+            assert_eq!(pattern(name), want);
+        }
+    }
+}
