@@ -39,7 +39,7 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     if !plan.absolute {
-        path.push(beside(Path::new(&place_of("self")?), &path));
+        path = beside_own(&path)?;
     }
     path.extend(&plan.path);
     // Ours alone: everything in it is killed when the container is deleted.
@@ -52,10 +52,11 @@ pub(crate) fn path(plan: &CgroupPlan) -> Result<Option<PathBuf>> {
 
 /// Where relative paths begin: the parent of the caller's own cgroup, as with runc. In its own it is itself, and cgroup v2 gives controllers only to
 /// the children of cgroups without processes. Its own all the same, where nothing can be made beside it.
-fn beside<'a>(own: &'a Path, top: &Path) -> &'a Path {
-    let parent = own.parent().unwrap_or(own);
-    let is_ours = access(&top.join(parent), AccessFlags::W_OK).is_ok();
-    if is_ours { parent } else { own }
+pub(crate) fn beside_own(top: &Path) -> Result<PathBuf> {
+    let own = top.join(place_of("self")?);
+    let parent = own.parent().filter(|parent| parent.starts_with(top));
+    let ours = parent.filter(|parent| access(*parent, AccessFlags::W_OK).is_ok());
+    Ok(ours.unwrap_or(&own).to_owned())
 }
 
 /// Where a process is in the v2 tree. cgroups(7), /proc/PID/cgroup

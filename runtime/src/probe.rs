@@ -8,6 +8,11 @@ pub fn cgroup_root() -> Option<&'static Path> {
     crate::cgroup::hierarchy()
 }
 
+/// The cgroup in which those of an ordinary user's containers are made; `None` where no v2 tree is mounted.
+pub fn cgroup_of_users_containers() -> Option<std::path::PathBuf> {
+    crate::cgroup::beside_own(cgroup_root()?).ok()
+}
+
 /// Version of Landlock's interface. ENOSYS: not built in; EOPNOTSUPP: not switched on.
 pub fn landlock_version() -> nix::Result<u32> {
     punnet_sys::landlock_version()

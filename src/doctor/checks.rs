@@ -193,7 +193,7 @@ fn cgroup_controller(facts: &Facts, controller: &str, purpose: &str) -> Finding 
     let check = format!("cgroup controller {controller}");
     let known: &ControllerFacts = &facts.controllers;
     let own = facts.own_cgroup.as_ref();
-    // An ordinary user has what was delegated to the cgroup that the session runs in.
+    // An ordinary user has what was delegated to where its containers are made.
     let usable = known.has(controller)
         && own.is_none_or(|own| {
             own.is_writable && own.controllers.split_whitespace().any(|name| name == controller)

@@ -68,7 +68,7 @@ pub struct Facts {
     pub random_is_ready: bool,
 }
 
-/// The cgroup of this process.
+/// A cgroup in which a user makes others.
 #[derive(Clone, Debug, Default)]
 pub struct OwnCgroup {
     /// Its folder.
@@ -147,7 +147,9 @@ impl Facts {
             has_id_ranges: id_ranges::of_caller().is_some(),
             cgroup_root: cgroup_root.map(|path| path.display().to_string()),
             controllers: ControllerFacts::read(cgroup_root),
-            own_cgroup: cgroup_root.filter(|_| !geteuid().is_root()).map(own_cgroup),
+            own_cgroup: probe::cgroup_of_users_containers()
+                .filter(|_| !geteuid().is_root())
+                .map(|folder| own_cgroup(&folder)),
             overlay: has_overlay(&release),
             seccomp_actions: line("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default(),
             landlock: probe::landlock_version().map_err(|errno| errno.to_string()),
@@ -196,16 +198,10 @@ fn kernel_config(release: &str) -> Option<String> {
     .find_map(|path| fs::read_to_string(path).ok())
 }
 
-fn own_cgroup(root: &Path) -> OwnCgroup {
-    let all = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = all
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
-    let folder = root.join(own);
+fn own_cgroup(folder: &Path) -> OwnCgroup {
     OwnCgroup {
         controllers: fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default(),
-        is_writable: access(&folder, AccessFlags::W_OK).is_ok(),
+        is_writable: access(folder, AccessFlags::W_OK).is_ok(),
         path: folder.display().to_string(),
     }
 }
