@@ -15,6 +15,7 @@ mod image;
 mod led;
 #[cfg(feature = "toml")]
 mod raw;
+pub mod slots;
 
 pub use board::{Arch, Board, DeviceClass, GpioLine, LedConfig, Watchdog};
 pub use error::BoardError;

@@ -21,6 +21,9 @@ pub enum InitError {
         "punnet init is the first process of a board (PID 1) and is started by the kernel: see docs/boards.md"
     )]
     NotPid1,
+    /// An update of the system cannot be done here; the text says why.
+    #[error("the system cannot be updated: {0}")]
+    System(String),
     /// No such role.
     #[error("punnet init has no role {0:?}")]
     Role(String),

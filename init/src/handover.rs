@@ -17,6 +17,10 @@ pub const WATCHDOG: &str = "/run/init/watchdog";
 pub const TROUBLES: &str = "/run/init/troubles";
 /// There when the emergency console is to run.
 pub const CONSOLE: &str = "/run/init/console";
+/// There when the system that runs is on trial: it was started once, and another start brings the one before back.
+pub const TRIAL: &str = "/run/init/trial";
+/// There when the firmware shall start the other slot, once.
+pub const TRY: &str = "/run/init/try";
 /// Where the agent tells PID 1 that it lives.
 pub const NOTIFY: &str = "/run/init/notify";
 /// Where images and containers are.

@@ -30,6 +30,7 @@ pub mod plan;
 mod setup;
 mod shutdown;
 mod supervisor;
+pub mod system;
 
 use std::io;
 use std::path::Path;

@@ -10,13 +10,14 @@ use nix::mount::MsFlags;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use punnet_boards::Board;
+use punnet_boards::slots::Stage;
 
 use crate::data::{self, Choice};
-use crate::handover::{self, BOARD, CONSOLE, ENROLMENT, FOLDER, SETTINGS, TROUBLES, WATCHDOG};
+use crate::handover::{self, BOARD, CONSOLE, ENROLMENT, FOLDER, SETTINGS, TRIAL, TROUBLES, WATCHDOG};
 use crate::plan::modules::Index;
 use crate::plan::mounts::REST;
 use crate::plan::settings::{self, Settings};
-use crate::{Hooks, chain, kernel_word, modules, mount, partitions, say};
+use crate::{Hooks, chain, kernel_word, modules, mount, partitions, say, system};
 
 /// Cards and USB sticks take their time; longer than this they take only when they are not there.
 const DISK_WAIT: Duration = Duration::from_secs(20);
@@ -54,6 +55,7 @@ pub fn run(hooks: Hooks) {
     data::mount_root(data::choose(&all))
         .into_iter()
         .for_each(|trouble| troubles.add(trouble));
+    trial(&mut troubles);
     let settings = handover::settings();
     time_floor(&mut troubles);
     hostname(&settings, device, &mut troubles);
@@ -198,6 +200,26 @@ fn take_settings(bytes: &[u8], troubles: &mut Troubles) {
     }
 }
 
+/// Tells PID 1 when the system that runs has still to show that it is well; says it when the one before had to come back.
+fn trial(troubles: &mut Troubles) {
+    let (update, booted) = (system::record(), system::booted());
+    if let Some(slot) = booted {
+        let name = crate::read_word("/etc/punnet/system");
+        say(format_args!("system {name} of slot {}", slot.name()));
+    }
+    let Some(update) = update.filter(|update| update.stage == Stage::Tried) else {
+        return;
+    };
+    if update.failed(booted) {
+        troubles.add(format!(
+            "the update of the system in slot {} did not start, or did not get well: the one before runs",
+            update.slot.name()
+        ));
+    } else if let Err(error) = fs::write(TRIAL, "") {
+        troubles.add(format!("cannot write {TRIAL}: {error}"));
+    }
+}
+
 /// Boards have no clock that goes on without power: it is at least as late as when this was built, and as when it was last switched off.
 fn time_floor(troubles: &mut Troubles) {
     let floor_s = handover::kept_clock_s().max(BUILD_FLOOR_S);
@@ -207,8 +229,17 @@ fn time_floor(troubles: &mut Troubles) {
         return;
     }
     let floor = TimeSpec::from(Duration::from_secs(floor_s));
-    if let Err(error) = clock_settime(ClockId::CLOCK_REALTIME, floor) {
-        troubles.add(format!("cannot set the clock: {error}"));
+    match clock_settime(ClockId::CLOCK_REALTIME, floor) {
+        Ok(()) => {
+            // Years are near enough for people: 365.2425 days each.
+            let year = |s: u64| 1970 + s / 31_556_952;
+            say(format_args!(
+                "the clock showed {}, it begins in {}",
+                year(now_s),
+                year(floor_s)
+            ));
+        }
+        Err(error) => troubles.add(format!("cannot set the clock: {error}")),
     }
 }
 

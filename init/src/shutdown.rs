@@ -1,5 +1,6 @@
 //! The orderly end: containers stopped, processes ended, data on the disk, file systems read-only, then the kernel's last act.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -7,13 +8,16 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, sync};
 
-use crate::handover::{DATA_ROOT, keep_clock};
+use crate::handover::{DATA_ROOT, TRY, keep_clock};
 use crate::{mount, say};
 
 /// How long the agent may take to stop all containers: as long as it gives each of them, and some more.
 const AGENT_WAIT: Duration = Duration::from_secs(90);
 /// Between SIGTERM and SIGKILL for what is left.
 const REST_WAIT: Duration = Duration::from_secs(3);
+/// What tells the Pi's firmware to take tryboot.txt in place of config.txt, once: partition 0 is the default one. Raspberry Pi
+/// documentation, "Fail-safe OS updates (tryboot)".
+const TRY_BOOT: &std::ffi::CStr = c"0 tryboot";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -80,6 +84,9 @@ pub fn end(end: End) -> nix::errno::Errno {
         say(format_args!("the data partition is not read-only: {error}"));
     }
     sync();
+    if end == End::Restart && Path::new(TRY).exists() {
+        return punnet_sys::restart_with(TRY_BOOT);
+    }
     let mode = match end {
         End::Restart => RebootMode::RB_AUTOBOOT,
         End::Halt => RebootMode::RB_HALT_SYSTEM,

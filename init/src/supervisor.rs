@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, chroot, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::agent;
-use crate::handover::{CONSOLE, NOTIFY, WATCHDOG};
+use crate::handover::{CONSOLE, NOTIFY, TRIAL, WATCHDOG};
 use crate::plan::health::{ALIVE_PERIOD, Agent, FEED_PERIOD, is_healthy, restart_pause};
 use crate::plan::mounts::FIRST;
 use crate::shutdown::{self, End};
@@ -25,6 +25,8 @@ use crate::{InitError, make_and_mount, mount, say};
 
 /// How long the roles wait for `setup`: longer than it waits for disks, and a card that replays a long journal.
 const SETUP_WAIT: Duration = Duration::from_secs(120);
+/// How long a system on trial has to reach its fleet and to run all apps for the time that the fleet asks for.
+const TRIAL_TIME: Duration = Duration::from_secs(1800);
 /// What the agent may say at once.
 const MESSAGE_BYTES_MAX: usize = 256;
 
@@ -33,6 +35,11 @@ pub fn run() -> Result<ExitCode, InitError> {
     leave_rootfs()?;
     FIRST.iter().try_for_each(make_and_mount)?;
     console_to_stdio();
+    let uptime = crate::read_word("/proc/uptime");
+    say(format_args!(
+        "PID 1, {} s after the kernel",
+        uptime.split(' ').next().unwrap_or_default()
+    ));
     if let Err(error) = nix::sys::reboot::set_cad_enabled(false) {
         say(format_args!(
             "Ctrl-Alt-Del restarts the board out of order: {error}"
@@ -41,6 +48,7 @@ pub fn run() -> Result<ExitCode, InitError> {
     let mut supervisor = Supervisor::new()?;
     supervisor.spawn(Role::Setup);
     supervisor.wait_for_setup();
+    supervisor.trial_until = Path::new(TRIAL).exists().then(|| Instant::now() + trial_time());
     supervisor.notify = supervisor.listen();
     supervisor.watchdog = open_watchdog();
     supervisor.spawn(Role::Attend);
@@ -53,6 +61,12 @@ pub fn run() -> Result<ExitCode, InitError> {
             supervisor.end(end);
         }
     }
+}
+
+/// `punnet.trial=SECONDS` on the kernel's command line is for trying out.
+fn trial_time() -> Duration {
+    let given = crate::kernel_word("trial").and_then(|word| word.parse().ok());
+    given.map_or(TRIAL_TIME, Duration::from_secs)
 }
 
 /// Puts a mount on top of rootfs, which pivot_root(2) could not leave: containers need it. The files stay where they are.
@@ -144,6 +158,7 @@ struct Supervisor {
     processes: [Process; Role::ALL.len()],
     agent_spoke: Option<Instant>,
     starving: bool,
+    trial_until: Option<Instant>,
 }
 
 impl Supervisor {
@@ -170,6 +185,7 @@ impl Supervisor {
             processes: [Process::default(); Role::ALL.len()],
             agent_spoke: None,
             starving: false,
+            trial_until: None,
         })
     }
 
@@ -227,6 +243,10 @@ impl Supervisor {
         self.reap();
         self.hear_agent();
         self.feed();
+        if end.is_none() && self.trial_is_over() {
+            say("the system on trial did not get well: the one before is started again");
+            return Some(End::Restart);
+        }
         for role in Role::ALL {
             let due = self.processes[role as usize].again;
             if due.is_some_and(|due| due <= Instant::now()) {
@@ -332,6 +352,11 @@ impl Supervisor {
             watchdog.feed();
             self.fed = Some(Instant::now());
         }
+    }
+
+    /// Whether a system on trial has had all its time and nobody has kept it.
+    fn trial_is_over(&self) -> bool {
+        self.trial_until.is_some_and(|until| Instant::now() >= until) && Path::new(TRIAL).exists()
     }
 
     /// Ends all, in order, and the board. Comes back only when the kernel does not want to.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use punnet_init::system;
 
 use super::{Verb, Words};
 use crate::error::CliError;
@@ -48,6 +49,41 @@ pub const POWEROFF: Verb = Verb {
     flags: &[],
     words: Words::Between(0, 0),
     act: |_, _| order(Signal::SIGUSR2),
+};
+
+/// `punnet system`
+pub const SYSTEM: Verb = Verb {
+    name: "system",
+    summary: "Update the board's own system: kernel, initramfs, device trees",
+    synopsis: "[write APP SPEC IMAGE|try|keep|leave|forget]",
+    details: "The agent calls this for an app with the device class `system`. write puts the image's folder boot/ into the slot that is not in use, try\n\
+              restarts into it once, keep makes it the one to start from; leave and forget drop the record. Without an order: how the last update stands.\n\
+              Only where `punnet init` is PID 1 (docs/boards.md).",
+    flags: &[],
+    words: Words::Between(0, 4),
+    act: |roots, given| {
+        let order = given.texts(0)?;
+        match order.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            [] => {
+                let slot = system::booted().map_or("-", |slot| slot.name());
+                let update = system::record().map_or_else(|| "no update".into(), |update| update.to_string());
+                println!("slot {slot}: {}", update.trim_end());
+            }
+            ["write", app, spec, image] => {
+                system::write(app, spec, &super::images::store(roots)?.get(image)?.rootfs())?;
+            }
+            ["try"] => system::try_it()?,
+            ["keep"] => system::keep()?,
+            ["leave"] => system::leave()?,
+            ["forget"] => system::forget()?,
+            _ => {
+                return Err(CliError::Usage(
+                    "punnet system: no such order; see punnet system --help".into(),
+                ));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    },
 };
 
 /// Another PID 1 may take these signals for something else.

@@ -170,6 +170,8 @@ pub const VERBS: &[Verb] = &[
     init::REBOOT,
     #[cfg(feature = "init")]
     init::POWEROFF,
+    #[cfg(feature = "init")]
+    init::SYSTEM,
     agent::COMPLETION,
 ];
 

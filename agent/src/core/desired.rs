@@ -9,7 +9,7 @@ use punnet_protocol::{Desired, DesiredView, Outcome, Rejection, ReplyTo};
 
 use super::journal::{Pending, Record};
 use super::wanted::{self, Wanted};
-use super::{Action, Core, Level, Now, Packet};
+use super::{Action, Core, Job, Level, Now, Packet};
 
 /// Packets that wait for one write to the flash. More of the same are not acknowledged: the broker sends them again.
 const PACKETS_MAX: usize = 8;
@@ -208,18 +208,26 @@ impl Core {
         let good = self.read_back(&self.journal.record.good).unwrap_or_default();
         self.apps.remember_good(good);
         let record = &self.journal.record;
+        let mut keep = Vec::new();
         for app in &mut self.apps.list {
             let spec = app.wanted.as_ref().map(|wanted| wanted.spec);
             let known = |list: &[punnet_protocol::Digest]| spec.is_some_and(|spec| list.contains(&spec));
             // Without a version to go back to there is nothing left but to try.
             app.rolled_back = known(&record.refused) && app.good.is_some();
             app.soaked = app.rolled_back || known(&record.soaked);
+            if app.soaked && app.is_system() {
+                // Power may have been cut between the one record and the other.
+                keep.push(Job::Keep {
+                    app: app.name.clone(),
+                });
+            }
             if !app.rolled_back {
                 app.rolled_back_why.clear();
             } else if app.rolled_back_why.is_empty() {
                 app.rolled_back_why = "it failed before the agent was restarted".into();
             }
         }
+        keep.into_iter().for_each(|job| self.job(job));
         self.reporter.touch(now);
     }
 

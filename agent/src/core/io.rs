@@ -285,6 +285,11 @@ pub enum Job {
         /// The app.
         app: Name,
     },
+    /// It has shown that it is well: a system on trial is the one to start from now on. Nothing to do for a container.
+    Keep {
+        /// The app.
+        app: Name,
+    },
     /// Look at containers and images again.
     Refresh,
     /// Read of an app's output.
@@ -367,6 +372,8 @@ pub enum Done {
         /// How the container is now.
         observed: Observed,
     },
+    /// [`Job::Keep`].
+    Kept(Result<(), String>),
     /// [`Job::Refresh`].
     Refreshed {
         /// Containers of ours.

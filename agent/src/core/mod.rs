@@ -214,6 +214,9 @@ impl Core {
                 self.apps.observe_all(now, containers);
                 self.reporter.touch(now);
             }
+            // What does not stay kept is seen at the next start.
+            Done::Kept(Err(error)) => self.log(Level::Error, format!("the system is not kept: {error}")),
+            Done::Kept(Ok(())) => {}
             Done::LogRead { stream, result } => self.log_read(now, stream, result),
             done => self.fetch_done(now, done),
         }

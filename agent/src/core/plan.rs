@@ -101,6 +101,7 @@ mod tests {
             restart,
             stop_timeout_ms: 1,
             soak_ms: 1,
+            is_system: false,
             encoded: [].into(),
         }
     }

@@ -145,6 +145,12 @@ fn state<'a>(app: &'a App, fetcher: &'a Fetcher) -> (AppState, &'a str) {
             }
             _ => (AppState::Failed, detail),
         },
+        (None, Step::Ended) if app.is_system() => (
+            AppState::Exited {
+                code: code.unwrap_or(UNKNOWN_CODE),
+            },
+            "the new system did not start, or did not get well: the one before runs",
+        ),
         (None, Step::Ended) => (
             AppState::Exited {
                 code: code.unwrap_or(UNKNOWN_CODE),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use punnet_boards::slots::DEVICE_CLASS;
 use punnet_protocol::{App, Digest, Name, RestartPolicy};
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,8 @@ pub struct Wanted {
     pub restart: RestartPolicy,
     pub stop_timeout_ms: u32,
     pub soak_ms: u32,
+    /// The board's own system, no container.
+    pub is_system: bool,
     pub encoded: Arc<[u8]>,
 }
 
@@ -36,9 +39,19 @@ impl Wanted {
             restart: app.restart,
             stop_timeout_ms: app.stop_timeout_ms,
             soak_ms: app.soak_ms,
+            is_system: is_system(app),
             encoded: encoded.into(),
         }
     }
+}
+
+/// Longest soak of a system: within the time that PID 1 gives it (init/src/supervisor.rs).
+const SYSTEM_SOAK_MS_MAX: u32 = 1_200_000;
+
+fn is_system(app: &App) -> bool {
+    app.device_classes
+        .iter()
+        .any(|class| class.as_str() == DEVICE_CLASS)
 }
 
 /// Why a well-formed app cannot be run on any device; `None` when it can.
@@ -52,6 +65,12 @@ pub fn objection(app: &App) -> Option<String> {
     }
     if app.image.total_bytes < u64::from(app.image.manifest_bytes) {
         return Some(format!("{name}: total_bytes is less than manifest_bytes"));
+    }
+    if is_system(app) && (app.restart != RestartPolicy::Never || app.soak_ms > SYSTEM_SOAK_MS_MAX) {
+        return Some(format!(
+            "{name}: a system (device class {DEVICE_CLASS}) is tried once: restart policy never, soak at most {} s",
+            SYSTEM_SOAK_MS_MAX / 1000
+        ));
     }
     if let Some(bad) = app
         .env

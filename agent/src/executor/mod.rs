@@ -9,6 +9,7 @@ mod containers;
 mod logs;
 mod record;
 mod state;
+mod system;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ use watch::Watches;
 
 /// Time for commands that only look, make or remove: a card that is being written to can hold them up for long.
 const COMMAND_TIME: Duration = Duration::from_secs(60);
+/// Time to make a container, or to write a system to its slot.
+const CREATE_TIME: Duration = Duration::from_secs(600);
 /// Time to unpack an image: some gigabytes onto a slow card.
 const IMPORT_TIME: Duration = Duration::from_secs(3600);
 /// Between two attempts to find out what is there.
@@ -145,6 +148,10 @@ impl Executor {
 
     /// Begins a job. What is done at once is returned.
     pub fn begin(&mut self, job: Job) -> Option<Done> {
+        if let Some((app, order)) = system::order(&self.punnet.data_root, &job) {
+            self.container(app, ["system".to_owned(), order.into()], IMPORT_TIME);
+            return None;
+        }
         match job {
             Job::Persist { slot, record } => Some(Done::Persisted(
                 self.state
@@ -221,6 +228,17 @@ impl Executor {
                 self.container(app, args, COMMAND_TIME);
                 None
             }
+            Job::Keep { app } => {
+                let (punnet, is_system) = (self.punnet.clone(), system::is(&self.punnet.data_root, &app));
+                self.spawn(async move {
+                    let result = match is_system {
+                        true => punnet.run(["system", "keep"], COMMAND_TIME).await.map(drop),
+                        false => Ok(()),
+                    };
+                    Message::Done(Done::Kept(result))
+                });
+                None
+            }
             Job::Refresh => {
                 self.refresh();
                 None
@@ -247,7 +265,7 @@ impl Executor {
         for row in listing
             .rows
             .iter()
-            .filter(|row| row.seen.status == Status::Running)
+            .filter(|row| row.seen.status == Status::Running && row.seen.pid != system::PID)
         {
             let app = row.seen.app.to_string();
             // The next one is stopped all the same; what stays is shown by `punnet ps`.
@@ -298,11 +316,13 @@ impl Executor {
         let punnet = self.punnet.clone();
         let decoded = postcard::from_bytes::<App>(encoded);
         let args = decoded
-            .map(|app| create_args(&app, &spec, &self.fleet_key))
+            .map(|app| {
+                system::write_args(&app, &spec).unwrap_or_else(|| create_args(&app, &spec, &self.fleet_key))
+            })
             .map_err(|_| "the app does not decode".to_owned());
         self.spawn(async move {
             let result = match args {
-                Ok(args) => punnet.run(args, COMMAND_TIME).await.map(drop),
+                Ok(args) => punnet.run(args, CREATE_TIME).await.map(drop),
                 Err(error) => Err(error),
             };
             let listing = ps(&punnet).await.ok();
@@ -407,8 +427,10 @@ impl Executor {
         }
         seen.out_of_memory =
             seen.status == Status::Stopped && record::out_of_memory(&self.punnet.run_root, &seen.app);
-        self.logs.watch(&seen.app, running.then_some(log_dir.as_path()));
-        self.log_dirs.insert(seen.app.clone(), log_dir);
+        if !log_dir.as_os_str().is_empty() {
+            self.logs.watch(&seen.app, running.then_some(log_dir.as_path()));
+            self.log_dirs.insert(seen.app.clone(), log_dir);
+        }
         seen
     }
 
@@ -430,7 +452,9 @@ impl Executor {
 }
 
 async fn ps(punnet: &Punnet) -> Result<Listing, String> {
-    parse_ps(&punnet.run(["ps", "--all", "--json"], COMMAND_TIME).await?)
+    let mut listing = parse_ps(&punnet.run(["ps", "--all", "--json"], COMMAND_TIME).await?)?;
+    listing.rows.extend(system::row(&punnet.data_root));
+    Ok(listing)
 }
 
 async fn images(punnet: &Punnet) -> Result<Vec<Digest>, String> {

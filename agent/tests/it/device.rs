@@ -193,6 +193,7 @@ impl Device {
                 });
                 Done::LogRead { stream, result }
             }
+            Job::Keep { .. } => Done::Kept(Ok(())),
             Job::WatchLog { .. } => return None,
         })
     }

@@ -1,7 +1,7 @@
 //! The program of the example image: says where it runs, then one line a second until it is told to end.
 //!
-//! `hello [--once] [--exit CODE] [--fill MIB]`: end after the first line; end with this code; use up so much memory first. The greeting is
-//! `$GREETING`.
+//! `hello [--once] [--exit CODE] [--fill MIB] [--uptime]`: end after the first line; end with this code; use up so much memory first; begin
+//! with how long the kernel had been running. The greeting is `$GREETING`.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,11 @@ use nix::sys::signalfd::SignalFd;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let greeting = std::env::var("GREETING").unwrap_or_else(|_| "hello from a scratch container".into());
+    if args.iter().any(|arg| arg == "--uptime") {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds = uptime.split_whitespace().next().unwrap_or_default();
+        say(&format!("{greeting}: {seconds} s after the kernel"));
+    }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     say(&format!(
         "{greeting}: {} on {}, process {}",

@@ -7,5 +7,6 @@ pub mod modules;
 pub mod mounts;
 pub mod netlink;
 pub mod settings;
+pub mod slots;
 pub mod sntp;
 pub mod uevent;

@@ -126,6 +126,10 @@ impl App {
             .is_some_and(|seen| seen.spec == Some(spec))
     }
 
+    pub fn is_system(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.is_system)
+    }
+
     fn is_running(&self) -> bool {
         self.container
             .as_ref()
@@ -241,6 +245,26 @@ impl Apps {
         }
     }
 
+    /// When an app's soak is over. A system has to let every other app be as it shall be for as long.
+    pub fn soaked_at(&self, at: usize) -> Option<u64> {
+        let app = &self.list[at];
+        let own = app.soaked_at()?;
+        if !app.is_system() {
+            return Some(own);
+        }
+        let soak_ms = app.wanted.as_ref().map_or(0, |wanted| u64::from(wanted.soak_ms));
+        let mut others = self.list.iter().filter(|other| !other.is_system());
+        others.try_fold(own, |latest, other| {
+            let since = match other.step {
+                _ if other.busy.is_some() => None,
+                Step::Rest => other.trial.running_since,
+                Step::Ended => Some(0),
+                _ => None,
+            };
+            Some(latest.max(since? + soak_ms))
+        })
+    }
+
     pub fn wake_at(&self) -> Option<u64> {
         let of_app = |app: &App| {
             let due = match app.step {
@@ -252,11 +276,9 @@ impl Apps {
             };
             if app.busy.is_some() { None } else { due }
         };
-        let soaks = self
-            .list
-            .iter()
-            .filter(|app| !app.soaked)
-            .filter_map(App::soaked_at);
+        let soaks = (0..self.list.len())
+            .filter(|at| !self.list[*at].soaked)
+            .filter_map(|at| self.soaked_at(at));
         self.list.iter().filter_map(of_app).chain(soaks).min()
     }
 

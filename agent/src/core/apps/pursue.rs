@@ -236,7 +236,11 @@ impl Core {
 
     fn soak(&mut self, now: Now, at: usize) {
         let app = &self.apps.list[at];
-        if !app.soaked && app.soaked_at().is_some_and(|soaked_at| soaked_at <= now.ms) {
+        let over = self
+            .apps
+            .soaked_at(at)
+            .is_some_and(|soaked_at| soaked_at <= now.ms);
+        if !app.soaked && over && (!app.is_system() || self.link.is_ready()) {
             let name = app.name.clone();
             self.mark_soaked(now, &name);
         }
@@ -245,12 +249,16 @@ impl Core {
     fn mark_soaked(&mut self, now: Now, name: &Name) {
         let Some(app) = self.apps.find(name) else { return };
         app.soaked = true;
+        let is_system = app.is_system();
         let Some(spec) = app.target().map(|target| target.spec) else {
             return;
         };
         if !self.journal.record.soaked.contains(&spec) {
             self.journal.record.soaked.push(spec);
             self.journal.dirty = true;
+        }
+        if is_system {
+            self.job(Job::Keep { app: name.clone() });
         }
         self.reporter.touch(now);
     }

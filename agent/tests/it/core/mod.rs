@@ -5,6 +5,7 @@ mod commands;
 mod desired;
 mod images;
 mod link;
+mod system;
 mod versions;
 
 use bench::Bench;

@@ -492,6 +492,12 @@ impl World {
                 }
                 return;
             }
+            Job::Keep { .. } => {
+                if heard {
+                    self.event(Event::Done(Done::Kept(error.map_or(Ok(()), Err))));
+                }
+                return;
+            }
             Job::Refresh => {
                 let (containers, images) = (self.seen(), self.store.iter().copied().collect());
                 if heard {
