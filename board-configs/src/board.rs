@@ -81,6 +81,16 @@ impl Arch {
             Self::ArmV6 => "arm-unknown-linux-musleabihf",
         }
     }
+
+    /// The OCI platform of images for it.
+    pub const fn platform(self) -> &'static str {
+        match self {
+            Self::Amd64 => "linux/amd64",
+            Self::Arm64 => "linux/arm64",
+            Self::ArmV7 => "linux/arm/v7",
+            Self::ArmV6 => "linux/arm/v6",
+        }
+    }
 }
 
 /// A watchdog of the hardware.

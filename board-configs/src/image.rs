@@ -36,6 +36,8 @@ pub enum BootLoader {
     RaspberryPi,
     /// U-Boot and others: extlinux/extlinux.conf.
     Extlinux,
+    /// The emulator (cross/src/emulator.rs), which plays the Pi's firmware.
+    Emulator,
 }
 
 /// How QEMU emulates the board.
@@ -54,6 +56,12 @@ pub struct Qemu {
     /// Words of the kernel's command line that only the emulation needs.
     #[serde(default)]
     pub command_line: Vec<String>,
+    /// Kernel modules besides the board's.
+    #[serde(default)]
+    pub kernel_modules: Vec<String>,
+    /// In place of the board's, whose model in QEMU is not like it.
+    #[serde(default)]
+    pub watchdog: Option<crate::Watchdog>,
     /// Kind of the card's drive.
     pub drive: Drive,
     /// QEMU's network device.

@@ -101,6 +101,9 @@ fn details(page: &mut String, found: &Description) -> Result<()> {
         let loader = match image.boot_loader {
             BootLoader::RaspberryPi => "the Pi's firmware: `config.txt`, `a/cmdline.txt`",
             BootLoader::Extlinux => "U-Boot or another: `extlinux/extlinux.conf`",
+            BootLoader::Emulator => {
+                "the emulator, which plays the Pi's firmware: `config.txt`, `a/cmdline.txt`"
+            }
         };
         line("started by", loader.into())?;
     }

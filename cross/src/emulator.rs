@@ -1,7 +1,7 @@
 //! A board's image in QEMU: its serial line as text, its power switch.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,12 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use punnet_boards::{Drive, Qemu};
 
 use crate::build::target_dir;
-use crate::image::{Artefacts, command_line};
+use crate::image::{self, Artefacts};
 use crate::packages;
-use crate::process::{self, Server, run, wait_for};
+use crate::process::{self, Server, run, stdout_of, wait_for};
 
 /// Lines of the serial console that an error shows.
 const TAIL_LINES: usize = 40;
+
+/// For an answer of the console.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -30,12 +33,14 @@ pub struct Machine {
     server: Server,
     keyboard: ChildStdin,
     output: Arc<Mutex<String>>,
+    /// The card, as the kernel calls it.
+    disk: &'static str,
 }
 
 impl Machine {
     /// Switches it on, with these words on the kernel's command line besides the board's.
-    pub fn start(artefacts: &Artefacts, words: &[&str]) -> Result<Self> {
-        let mut command = command(artefacts, words)?;
+    pub fn start(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -> Result<Self> {
+        let mut command = command(artefacts, words, conditions)?;
         command
             .args(["-serial", "stdio", "-monitor", "none"])
             .stdin(Stdio::piped())
@@ -65,12 +70,16 @@ impl Machine {
             server,
             keyboard,
             output,
+            disk: match artefacts.description.qemu.as_ref().map(|qemu| qemu.drive) {
+                Some(Drive::Sd) => "mmcblk0",
+                Some(Drive::Virtio) | None => "vda",
+            },
         })
     }
 
     /// The terminal is its serial console until it ends.
     pub fn interactive(artefacts: &Artefacts) -> Result<()> {
-        run(command(artefacts, &["punnet.console"])?.args(["-serial", "mon:stdio"]))
+        run(command(artefacts, &["punnet.console"], &Conditions::default())?.args(["-serial", "mon:stdio"]))
     }
 
     /// All that came over the serial line.
@@ -128,9 +137,36 @@ impl Machine {
         }
     }
 
+    /// Sectors that the board has written to its card since it was switched on (Linux Documentation/block/stat.rst). The board is at its console.
+    pub fn sectors_written(&mut self) -> Result<u64> {
+        let disk = self.disk;
+        let stat = |answer: &str| {
+            let line = answer
+                .lines()
+                .find(|line| line.split_whitespace().count() >= 11)?;
+            line.split_whitespace().nth(6)?.parse().ok()
+        };
+        let answer = self.ask_until(&format!("cat /sys/block/{disk}/stat"), ANSWER_TIMEOUT, |answer| {
+            stat(answer).is_some()
+        })?;
+        stat(&answer).context("the kernel counts no writes")
+    }
+
     /// From one moment to the next.
     pub fn cut_power(self) -> Result<()> {
         self.server.kill()
+    }
+
+    /// What the firmware knows at the next start: the kernel's last words tell it.
+    pub fn reboot_flag(&self) -> RebootFlag {
+        if self
+            .output()
+            .contains("Restarting system with command '0 tryboot'")
+        {
+            RebootFlag::TryBoot
+        } else {
+            RebootFlag::None
+        }
     }
 
     /// Waits until it has switched itself off or wants to restart.
@@ -140,21 +176,101 @@ impl Machine {
     }
 }
 
+/// What the system tells the firmware when it restarts: reboot(2)'s argument. The firmware forgets it as soon as it has read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebootFlag {
+    /// Nothing, as after power was cut.
+    #[default]
+    None,
+    /// "0 tryboot": tryboot.txt counts in place of config.txt, this once.
+    TryBoot,
+}
+
+/// What a board is switched on with.
+#[derive(Default)]
+pub struct Conditions<'a> {
+    /// What the firmware was told before.
+    pub flag: RebootFlag,
+    /// The card cannot be written.
+    pub read_only: bool,
+    /// More words for QEMU.
+    pub arguments: &'a [&'a str],
+    /// A `-netdev` among them that the board is connected to; none is this machine's own network.
+    pub network: Option<&'a str>,
+}
+
+/// What the firmware starts.
+struct Booted {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    command_line: String,
+}
+
+/// Reads the boot partition as the Pi's firmware does (Raspberry Pi documentation: config.txt, tryboot), as far as ours has it.
+fn boot_files(artefacts: &Artefacts, flag: RebootFlag) -> Result<Booted> {
+    let on_card = |name: &str| image::read_on_card(&artefacts.card, name);
+    let config = match flag {
+        RebootFlag::TryBoot => on_card("tryboot.txt")?,
+        RebootFlag::None => None,
+    };
+    let config = match config {
+        Some(config) => config,
+        None => on_card("config.txt")?.context("there is no config.txt on the card")?,
+    };
+    let config = String::from_utf8_lossy(&config);
+    let value = |key: &str| {
+        config
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .map(str::trim)
+    };
+    let prefix = value("os_prefix=").unwrap_or_default();
+    let initramfs = value("initramfs ").and_then(|value| value.split_whitespace().next());
+    let take = |name: Option<&str>| -> Result<PathBuf> {
+        let name = name.context("config.txt names no kernel or no initramfs")?;
+        let path = artefacts.card.with_extension(name);
+        let content = on_card(&format!("{prefix}{name}"))?
+            .with_context(|| format!("there is no {prefix}{name} on the card"))?;
+        std::fs::write(&path, content)?;
+        Ok(path)
+    };
+    let command_line =
+        on_card(&format!("{prefix}cmdline.txt"))?.context("there is no cmdline.txt on the card")?;
+    Ok(Booted {
+        kernel: take(value("kernel="))?,
+        initramfs: take(initramfs)?,
+        command_line: String::from_utf8_lossy(&command_line).into_owned(),
+    })
+}
+
 fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().rev().take(TAIL_LINES).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-fn command(artefacts: &Artefacts, words: &[&str]) -> Result<Command> {
+/// Whether the installed QEMU has the machine: raspi4b came with 9.0.
+pub fn knows(qemu: &Qemu) -> Result<bool> {
+    packages::ensure(PROGRAMS)?;
+    let machine = qemu.arguments.iter().skip_while(|word| *word != "-M").nth(1);
+    let name = machine
+        .and_then(|machine| machine.split(',').next())
+        .context("[qemu] names no machine (-M)")?;
+    let listed = stdout_of(Command::new(&qemu.program).args(["-M", "help"]))?;
+    Ok(listed
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(name)))
+}
+
+fn command(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -> Result<Command> {
     packages::ensure(PROGRAMS)?;
     let description = &artefacts.description;
     let qemu = description
         .qemu
         .as_ref()
         .with_context(|| format!("{} has no [qemu] part", description.board.name))?;
-    let line = command_line(&description.board);
+    let booted = boot_files(artefacts, conditions.flag)?;
     let own = qemu.command_line.iter().map(String::as_str);
-    let line: Vec<_> = [line.as_str()]
+    let line: Vec<_> = [booted.command_line.trim()]
         .into_iter()
         .chain(own)
         .chain(words.iter().copied())
@@ -170,24 +286,26 @@ fn command(artefacts: &Artefacts, words: &[&str]) -> Result<Command> {
             &line.join(" "),
             "-kernel",
         ])
-        .arg(&artefacts.kernel)
+        .arg(&booted.kernel)
         .arg("-initrd")
-        .arg(&artefacts.initramfs)
+        .arg(&booted.initramfs)
         .arg("-drive")
-        .arg(drive(qemu.drive, &artefacts.card)?)
+        .arg(drive(qemu.drive, &artefacts.card, conditions.read_only)?)
+        .args(conditions.arguments)
         .args([
-            "-netdev",
-            "user,id=net",
             "-device",
-            &format!("{},netdev=net", qemu.network),
+            &format!("{},netdev={}", qemu.network, conditions.network.unwrap_or("net")),
         ]);
+    if conditions.network.is_none() {
+        command.args(["-netdev", "user,id=net"]);
+    }
     if let Some(tree) = device_tree(artefacts, qemu)? {
         command.arg("-dtb").arg(tree);
     }
     Ok(command)
 }
 
-fn drive(kind: Drive, card: &Path) -> Result<String> {
+fn drive(kind: Drive, card: &Path, read_only: bool) -> Result<String> {
     let interface = match kind {
         Drive::Virtio => "virtio",
         Drive::Sd => {
@@ -202,11 +320,12 @@ fn drive(kind: Drive, card: &Path) -> Result<String> {
             "sd"
         }
     };
-    Ok(format!("file={},format=raw,if={interface}", card.display()))
+    let lock = if read_only { ",readonly=on" } else { "" };
+    Ok(format!("file={},format=raw,if={interface}{lock}", card.display()))
 }
 
 /// A copy of the kernel's device tree without what QEMU does not model.
-fn device_tree(artefacts: &Artefacts, qemu: &Qemu) -> Result<Option<std::path::PathBuf>> {
+fn device_tree(artefacts: &Artefacts, qemu: &Qemu) -> Result<Option<PathBuf>> {
     let Some(tree) = &qemu.device_tree else {
         return Ok(None);
     };

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, GzBuilder};
+use punnet_boards::slots::Slot;
 use punnet_boards::{Board, BootLoader, Description, Image};
 
 use crate::build::target_dir;
@@ -15,13 +16,14 @@ use crate::cross::{self, Compiler};
 use crate::initramfs::Initramfs;
 use crate::kernel::Kernel;
 use crate::packages;
-use crate::process::run;
+use crate::process::{output_of, run};
 
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("mformat", "mtools"),
     ("mcopy", "mtools"),
+    ("mtype", "mtools"),
 ];
 
 const SECTOR: u64 = 512;
@@ -62,6 +64,12 @@ pub struct Options {
     /// Take kernel, modules and device trees from an unpacked Debian kernel package
     #[arg(long, value_name = "DIR")]
     pub kernel: Option<PathBuf>,
+    /// What this system is called: it says so when it starts
+    #[arg(long = "system", value_name = "NAME")]
+    pub name: Option<String>,
+    /// For QEMU instead of the board itself
+    #[arg(skip)]
+    pub emulated: bool,
 }
 
 /// What was made.
@@ -72,6 +80,8 @@ pub struct Artefacts {
     pub initramfs: PathBuf,
     /// The whole card.
     pub card: PathBuf,
+    /// A build context: `punnet build` makes of it what a fleet updates the board's system with.
+    pub system: PathBuf,
     /// Where device trees are.
     pub device_trees: PathBuf,
     /// What the board is.
@@ -93,6 +103,11 @@ pub fn run_command(options: &Options) -> Result<()> {
         "Write it:  dd if={} of=/dev/CARD bs=4M conv=fsync",
         made.card.display()
     );
+    println!(
+        "Update a board that has it:  punnet build --platform {} --output system.oci.tar {}  (docs/boards.md)",
+        made.description.board.arch.platform(),
+        made.system.display()
+    );
     let missing = firmware_missing(&made, options.firmware.as_deref());
     if let Some(what) = missing {
         println!("{what}");
@@ -104,7 +119,8 @@ pub fn run_command(options: &Options) -> Result<()> {
 fn firmware_missing(made: &Artefacts, given: Option<&Path>) -> Option<&'static str> {
     let loader = made.description.image.as_ref()?.boot_loader;
     match loader {
-        _ if given.is_some() || made.description.qemu.is_some() && loader == BootLoader::Extlinux => None,
+        _ if given.is_some() => None,
+        BootLoader::Emulator => None,
         BootLoader::RaspberryPi => Some(
             "The Pi's firmware is not in it. Add it: git clone --depth 1 https://github.com/raspberrypi/firmware && cargo xtask image ... --firmware firmware/boot",
         ),
@@ -117,7 +133,12 @@ fn firmware_missing(made: &Artefacts, given: Option<&Path>) -> Option<&'static s
 /// Makes everything into `folder`.
 pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
     packages::ensure(PROGRAMS)?;
-    let description = cross::board(&options.board)?;
+    let mut description = cross::board(&options.board)?;
+    if let Some(qemu) = description.qemu.as_ref().filter(|_| options.emulated) {
+        let board = &mut description.board;
+        board.kernel_modules.extend(qemu.kernel_modules.iter().cloned());
+        board.watchdog = qemu.watchdog.clone().or(board.watchdog.take());
+    }
     let (board, image) = (&description.board, description.image.as_ref());
     let kernel = match (
         &options.kernel,
@@ -142,7 +163,7 @@ pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
     };
     std::fs::create_dir_all(folder)?;
     let path = |name: &str| folder.join(name);
-    let initramfs = initramfs(board, &kernel, &punnet, folder)?;
+    let initramfs = initramfs(board, options.name.as_deref(), &kernel, &punnet, folder)?;
     std::fs::write(path("initramfs"), &initramfs)?;
     std::fs::copy(&kernel.image, path("kernel"))?;
     let boot = path("boot");
@@ -151,16 +172,25 @@ pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
     }
     boot_files(&boot, board, image, &kernel, &initramfs, options)?;
     card(&path("card.img"), &boot)?;
+    let system = path("system");
+    system_context(&system, board, &boot.join(Slot::A.name()))?;
     Ok(Artefacts {
         kernel: path("kernel"),
         initramfs: path("initramfs"),
         card: path("card.img"),
+        system,
         device_trees: kernel.device_trees,
         description,
     })
 }
 
-fn initramfs(board: &Board, kernel: &Kernel, punnet: &Path, folder: &Path) -> Result<Vec<u8>> {
+fn initramfs(
+    board: &Board,
+    name: Option<&str>,
+    kernel: &Kernel,
+    punnet: &Path,
+    folder: &Path,
+) -> Result<Vec<u8>> {
     let mut made = Initramfs::default();
     made.add_file("bin/punnet", punnet)?;
     made.add_link("init", "bin/punnet");
@@ -168,6 +198,9 @@ fn initramfs(board: &Board, kernel: &Kernel, punnet: &Path, folder: &Path) -> Re
     made.add_device("dev/console", 5, 1);
     made.add_device("dev/null", 1, 3);
     made.add("etc/punnet/board.json", &serde_json::to_vec(board)?);
+    if let Some(name) = name {
+        made.add("etc/punnet/system", name.as_bytes());
+    }
     let mut index = String::new();
     for module in kernel
         .list()?
@@ -225,7 +258,7 @@ pub fn command_line(board: &Board) -> String {
     words.chain([console.as_str()]).collect::<Vec<_>>().join(" ")
 }
 
-/// What the boot partition holds; the system itself is in the folder `a`, and an update would be in `b`.
+/// What the boot partition holds; the system itself is in the folder `a`, and its first update goes to `b`.
 fn boot_files(
     boot: &Path,
     board: &Board,
@@ -234,7 +267,7 @@ fn boot_files(
     initramfs: &[u8],
     options: &Options,
 ) -> Result<()> {
-    let slot = boot.join("a");
+    let slot = boot.join(Slot::A.name());
     std::fs::create_dir_all(&slot)?;
     std::fs::copy(&kernel.image, slot.join("kernel"))?;
     std::fs::write(slot.join("initramfs"), initramfs)?;
@@ -245,9 +278,9 @@ fn boot_files(
     }
     let line = command_line(board);
     match image.boot_loader {
-        BootLoader::RaspberryPi => {
+        BootLoader::RaspberryPi | BootLoader::Emulator => {
             std::fs::write(boot.join("config.txt"), config_txt(board))?;
-            std::fs::write(slot.join("cmdline.txt"), format!("{line}\n"))?;
+            std::fs::write(slot.join("cmdline.txt"), format!("{line} punnet.slot=a\n"))?;
         }
         BootLoader::Extlinux => {
             std::fs::create_dir_all(boot.join("extlinux"))?;
@@ -272,6 +305,23 @@ fn boot_files(
     Ok(())
 }
 
+/// What `punnet system write` (init/src/system.rs) takes from an image: the files of a slot, and the board they are for.
+fn system_context(context: &Path, board: &Board, slot: &Path) -> Result<()> {
+    let boot = context.join("boot");
+    if context.exists() {
+        std::fs::remove_dir_all(context)?;
+    }
+    std::fs::create_dir_all(&boot)?;
+    run(Command::new("cp")
+        .args(["-r", "--no-target-directory"])
+        .arg(slot)
+        .arg(&boot))?;
+    std::fs::write(boot.join("cmdline.txt"), format!("{}\n", command_line(board)))?;
+    std::fs::write(boot.join("board"), format!("{}\n", board.name))?;
+    std::fs::write(context.join("Containerfile"), "FROM scratch\nCOPY boot /boot\n")?;
+    Ok(())
+}
+
 const SETTINGS: &str = "\
 # Settings of this one board. Remove the # in front of a line and change what is behind the =.
 #hostname=kitchen
@@ -291,7 +341,8 @@ fn config_txt(board: &Board) -> String {
     format!(
         "# Made by cargo xtask image. Kernel, initramfs, device trees and cmdline.txt are in the folder that os_prefix names.\n\
          os_prefix=a/\nkernel=kernel\ninitramfs initramfs followkernel\narm_64bit={bits}\nenable_uart=1\ndisable_splash=1\n\
-         # Device trees of the kernel's own, without overlays of the firmware.\nupstream_kernel=1\ngpu_mem=16\n"
+         # Device trees of the kernel's own, without overlays of the firmware.\nupstream_kernel=1\ngpu_mem=16\n\
+         # A kernel that hangs before it has the watchdog is restarted too.\nkernel_watchdog_timeout=60\n"
     )
 }
 
@@ -389,6 +440,19 @@ pub fn put_on_card(card: &Path, file: &Path, name: &str) -> Result<()> {
         .arg(format!("{}@@{}", card.display(), BOOT_FIRST * SECTOR))
         .arg(file)
         .arg(format!("::{name}")))
+}
+
+/// A file of a card's boot partition; `None` when there is none.
+pub fn read_on_card(card: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let mut command = Command::new("mtype");
+    command
+        .arg("-i")
+        .arg(format!("{}@@{}", card.display(), BOOT_FIRST * SECTOR))
+        .arg(format!("::{name}"))
+        // As a card that was pulled out of a running board.
+        .env("MTOOLS_SKIP_CHECK", "1");
+    let output = output_of(&mut command)?;
+    Ok(output.status.success().then_some(output.stdout))
 }
 
 /// Where the data partition of a card is: first byte and size.

@@ -15,6 +15,7 @@ pub mod fuzz;
 pub mod image;
 mod initramfs;
 mod kernel;
+mod mosquitto;
 pub mod order;
 mod packages;
 pub mod powercut;

@@ -88,6 +88,8 @@ pub enum Broker<'a> {
     Embedded,
     /// Another one, by its URL.
     External(&'a str),
+    /// Another one with TLS, and the certificate of its authority.
+    Trusted(&'a str, &'a Path),
 }
 
 impl Stand {
@@ -153,6 +155,17 @@ impl Stand {
         run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))
     }
 
+    /// Takes what a build makes of `context` for `platform` into the fleet as `name`.
+    pub fn add_built(&self, name: &str, platform: &str, context: &Path) -> Result<()> {
+        let layout = self.path().join(format!("built-{name}"));
+        let mut command = self.punnet(&["build", "--quiet", "--platform", platform, "--output"]);
+        run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))?;
+        run(self
+            .fleet(&["images", "add", "--name", name])
+            .arg(layout)
+            .stdout(Stdio::null()))
+    }
+
     /// A folder with the example program and its Containerfile.
     pub fn hello_context(&self) -> Result<PathBuf> {
         let context = self.path().join("hello");
@@ -168,6 +181,7 @@ impl Stand {
         match broker {
             Broker::Embedded => command.args(["--listen", &self.listen]),
             Broker::External(url) => command.args(["--broker", url]),
+            Broker::Trusted(url, ca) => command.args(["--broker", url, "--broker-ca"]).arg(ca),
         };
         let log = self.log("controller.log")?;
         let mut server = Server::start(
@@ -195,12 +209,14 @@ impl Stand {
     }
 
     /// Writes an enrolment file for a device that reaches the broker at `url`.
-    pub fn enrol_by(&self, device: &str, url: &str) -> Result<PathBuf> {
+    pub fn enrol_by(&self, device: &str, url: &str, ca: Option<&Path>) -> Result<PathBuf> {
         let path = self.path().join(format!("{device}.json"));
-        run(self
-            .fleet(&["enroll", device, "--broker", url, "--output"])
-            .arg(&path)
-            .stdout(Stdio::null()))?;
+        let mut command = self.fleet(&["enroll", device, "--broker", url, "--output"]);
+        command.arg(&path).stdout(Stdio::null());
+        if let Some(ca) = ca {
+            command.arg("--ca").arg(ca);
+        }
+        run(&mut command)?;
         Ok(path)
     }
 
@@ -279,7 +295,12 @@ impl Stand {
 
     /// Asks for `hello` as `app` and waits for nothing.
     pub fn begin_deploy(&self, app: &str, device: &str, options: &[&str]) -> Result<()> {
-        let words = ["deploy", "--app", app, "--image", "hello", "--device", device];
+        self.begin_deploy_of("hello", app, device, options)
+    }
+
+    /// Asks for `image` as `app` and waits for nothing.
+    pub fn begin_deploy_of(&self, image: &str, app: &str, device: &str, options: &[&str]) -> Result<()> {
+        let words = ["deploy", "--app", app, "--image", image, "--device", device];
         run(self.fleet(&words).args(options).stdout(Stdio::null()))
     }
 

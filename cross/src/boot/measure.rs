@@ -1,0 +1,74 @@
+//! What a board at rest says of itself: writes to its card, and Punnet's share of its memory.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::story::{STEP_TIMEOUT, Story};
+
+/// How long what the last step has written takes to reach the card: vm.dirty_expire_centisecs, and the journal's commit after it.
+const SETTLE_TIME: Duration = Duration::from_secs(45);
+/// How long a board at rest is watched: longer than any of the kernel's timers for writing.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+impl Story {
+    /// A card lives for so many writes: a board at rest makes none.
+    pub(super) fn rest_without_writing(&mut self) -> Result<()> {
+        let machine = self.machine()?;
+        std::thread::sleep(SETTLE_TIME);
+        let before = machine.sectors_written()?;
+        std::thread::sleep(IDLE_TIME);
+        let written = machine.sectors_written()? - before;
+        ensure!(
+            written == 0,
+            "{written} sectors were written in {IDLE_TIME:?} at rest"
+        );
+        println!("    | no sector written in {} s", IDLE_TIME.as_secs());
+        Ok(())
+    }
+
+    /// Prints what all processes of Punnet take together (proc(5): smaps_rollup, status), and what the board has.
+    pub(super) fn tell_memory(&mut self) -> Result<()> {
+        let machine = self.machine()?;
+        let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| {
+            answer.contains("punnet agent")
+        })?;
+        let ours = processes
+            .lines()
+            .filter(|line| line.contains("punnet ") || line.contains("/init"));
+        let pids: Vec<String> = ours
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect();
+        let mut of = |file: &str, field: &str| -> Result<u64> {
+            let line = |answer: &str| {
+                answer
+                    .lines()
+                    .find_map(|line| line.strip_prefix(field).map(str::to_owned))
+            };
+            let answer = machine.ask_until(&format!("cat {file}"), STEP_TIMEOUT, |answer| {
+                line(answer).is_some()
+            })?;
+            let value = line(&answer).context("asked until it is there")?;
+            value
+                .trim_start_matches(':')
+                .split_whitespace()
+                .next()
+                .and_then(|kib| kib.parse().ok())
+                .context("no number of KiB")
+        };
+        let (mut pss_kib, mut tables_kib) = (0, 0);
+        for pid in &pids {
+            pss_kib += of(&format!("/proc/{pid}/smaps_rollup"), "Pss:")?;
+            tables_kib += of(&format!("/proc/{pid}/status"), "VmPTE:")?;
+        }
+        let [total, available] = [
+            of("/proc/meminfo", "MemTotal:")?,
+            of("/proc/meminfo", "MemAvailable:")?,
+        ];
+        println!(
+            "    | memory: {total} KiB, {available} available; Punnet's {} processes: PSS {pss_kib} KiB, page tables {tables_kib} KiB",
+            pids.len()
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,425 @@
+//! What a user counts on, in order, on one board.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use punnet_boards::Arch;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{BoardPrograms, image_options};
+use crate::emulator::{Conditions, Machine, RebootFlag};
+use crate::image::{self, Artefacts};
+use crate::mosquitto::Mosquitto;
+use crate::stand::{Broker, Stand, json_of};
+
+/// The device's name in the fleet.
+pub(super) const DEVICE: &str = "board";
+/// The controller's name at a broker that asks for one.
+const CONTROLLER: &str = "fleet";
+/// From power-on to being online, on an emulated board on a loaded machine.
+const ONLINE_TIMEOUT: Duration = Duration::from_secs(600);
+/// For one thing that the fleet asks for.
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// What makes the second version's transfer long enough to be cut: it does not compress.
+const BALLAST_BYTES: usize = 6 << 20;
+/// The board whose fleet has Mosquitto with TLS and passwords. It has a clock, so that certificates are good from the start.
+const BOARD_ON_MOSQUITTO: &str = "qemu-x86_64";
+/// The board that is told its address instead of asking for one; what QEMU's user network would give it is another (10.0.2.15).
+const BOARD_WITH_FIXED_ADDRESS: &str = "qemu-x86_64";
+const FIXED_ADDRESS: &str = "address=10.0.2.77/24\ngateway=10.0.2.2\n";
+/// What QEMU's user network advertises by IPv6, as /proc/net/if_inet6 writes it.
+const ADVERTISED_PREFIX: &str = "fec0000000000000";
+/// The board whose system is updated: its kernel is the smallest one.
+const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
+
+/// The whole story, on one board.
+pub fn scenario(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -> Result<()> {
+    let began = Instant::now();
+    let step = |what: &str| eprintln!("==> {board}, {:.0} s: {what}", began.elapsed().as_secs_f64());
+    step("making the image");
+    let mut story = Story::new(board, programs, memory_mib)?;
+    step("switching on");
+    story.switch_on()?;
+    story.wait_online()?;
+    story.check_addresses()?;
+    step("deploying over MQTT");
+    story.deploy_first()?;
+    story.tell_memory()?;
+    step("cutting power in the middle of an update");
+    story.cut_power_during_update()?;
+    step("starting without network");
+    story.start_offline()?;
+    step("the fleet comes back");
+    story.complete_update()?;
+    if story.has_gpio {
+        step("switching a GPIO line from a container");
+        story.switch_line()?;
+    }
+    step("exceeding a limit of memory");
+    story.exceed_memory()?;
+    step("freezing the agent");
+    story.freeze_agent()?;
+    if board == BOARD_WITH_UPDATES {
+        step("updating its system");
+        story.update_system()?;
+        step("updating its system to one that does not start");
+        story.update_system_to_a_bad_one()?;
+        step("resting");
+        story.rest_without_writing()?;
+    }
+    step("switching off in order");
+    story.power_off()?;
+    if board == BOARD_WITH_UPDATES {
+        step("starting with a spoiled boot partition, in 1970, without network");
+        story.start_with_a_spoiled_boot_partition()?;
+        step("starting from a read-only card");
+        story.start_from_a_read_only_card()?;
+        step("starting without data");
+        story.start_without_data()?;
+    }
+    step("done");
+    Ok(())
+}
+
+pub(super) struct Story {
+    pub(super) folder: TempDir,
+    pub(super) artefacts: Artefacts,
+    pub(super) stand: Stand,
+    /// In place of the embedded broker.
+    mosquitto: Option<Mosquitto>,
+    machine: Option<Machine>,
+    /// What the firmware was told by the last restart.
+    flag: RebootFlag,
+    /// RAM, when it is not what the board has.
+    memory_mib: Option<u32>,
+    /// The card's switch is at "lock".
+    pub(super) read_only: bool,
+    /// The board's programs, for another version of its system.
+    pub(super) programs: BoardPrograms,
+    platform: &'static str,
+    /// The program that switches a GPIO line.
+    blink: Vec<u8>,
+    /// Whether there is one to switch.
+    has_gpio: bool,
+}
+
+impl Story {
+    fn new(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("punnet-boot-").tempdir()?;
+        let arch = crate::cross::board(board)?.board.arch;
+        let mut stand = Stand::new(programs.here.clone())?;
+        let mosquitto = (board == BOARD_ON_MOSQUITTO)
+            .then(|| Mosquitto::start(&folder.path().join("broker"), &[CONTROLLER, DEVICE]))
+            .transpose()?;
+        start_controller(&mut stand, mosquitto.as_ref())?;
+        let enrolment = enrol(&stand, mosquitto.as_ref())?;
+        let mut options = image_options(board, &programs, Some(enrolment));
+        if board == BOARD_WITH_FIXED_ADDRESS {
+            let settings = folder.path().join("settings");
+            std::fs::write(&settings, FIXED_ADDRESS)?;
+            options.settings = Some(settings);
+        }
+        let artefacts = image::make(&options, folder.path())?;
+        Ok(Self {
+            folder,
+            platform: arch.platform(),
+            blink: std::fs::read(&programs.blink)?,
+            has_gpio: arch != Arch::Amd64,
+            artefacts,
+            stand,
+            mosquitto,
+            machine: None,
+            flag: RebootFlag::None,
+            memory_mib,
+            read_only: false,
+            programs,
+        })
+    }
+
+    /// The board's enrolment file anew.
+    pub(super) fn enrol(&self) -> Result<PathBuf> {
+        enrol(&self.stand, self.mosquitto.as_ref())
+    }
+
+    /// Controller and broker, from one moment to the next.
+    fn lose_fleet(&mut self) -> Result<()> {
+        self.stand.kill_controller()?;
+        self.mosquitto.as_mut().map_or(Ok(()), Mosquitto::kill)
+    }
+
+    fn bring_fleet_back(&mut self) -> Result<()> {
+        self.mosquitto.as_mut().map_or(Ok(()), Mosquitto::begin)?;
+        start_controller(&mut self.stand, self.mosquitto.as_ref())
+    }
+
+    pub(super) const fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    pub(super) fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().context("the board is off")
+    }
+
+    pub(super) fn switch_on(&mut self) -> Result<()> {
+        self.switch_on_with(&[], None)
+    }
+
+    /// With more words for QEMU, and another network than this machine's.
+    pub(super) fn switch_on_with(&mut self, arguments: &[&str], network: Option<&str>) -> Result<()> {
+        let mut words = vec!["punnet.console"];
+        let memory = self.memory_mib.map(|mib| mib.to_string());
+        let mut arguments = arguments.to_vec();
+        if let Some(memory) = &memory {
+            arguments.extend(["-m", memory]);
+            // Without room for frame buffers and the like, which a board this small does not have.
+            words.push("cma=0");
+        }
+        let conditions = Conditions {
+            flag: std::mem::take(&mut self.flag),
+            read_only: self.read_only,
+            arguments: &arguments,
+            network,
+        };
+        self.machine = Some(Machine::start(&self.artefacts, &words, &conditions)?);
+        Ok(())
+    }
+
+    pub(super) fn wait_online(&mut self) -> Result<()> {
+        let devices = || json_of(&mut self.stand.fleet(&["devices", "--json"]));
+        let machine = self.machine.as_mut().context("the board is off")?;
+        machine.wait_for("the board to be online", ONLINE_TIMEOUT, |_| {
+            let devices = devices()?;
+            let online = |entry: &Value| entry["name"] == DEVICE && entry["online"] == true;
+            Ok(devices
+                .as_array()
+                .is_some_and(|all| all.iter().any(online))
+                .then_some(()))
+        })
+    }
+
+    /// By DHCP or as `punnet.txt` says, and by router advertisement.
+    fn check_addresses(&mut self) -> Result<()> {
+        let fixed = self.artefacts.description.board.name == BOARD_WITH_FIXED_ADDRESS;
+        self.wait_console()?;
+        let machine = self.machine()?;
+        let address = if fixed { "10.0.2.77" } else { "10.0.2.15" };
+        ensure!(
+            machine.output().contains(&format!("is {address}/24")),
+            "the board has not the address {address}"
+        );
+        machine.ask_until("cat /proc/net/if_inet6", STEP_TIMEOUT, |answer| {
+            answer.contains(ADVERTISED_PREFIX)
+        })?;
+        Ok(())
+    }
+
+    /// Builds a version for the board's platform; `ballast` makes it large.
+    fn add_image(&self, ballast: usize) -> Result<()> {
+        let layout = self.folder.path().join(format!("layout-{ballast}"));
+        let more = [("blink", &*self.blink), ("ballast", &noise(ballast))];
+        self.stand.build_hello_for(self.platform, &layout, &more)?;
+        self.stand.add_image(&layout)
+    }
+
+    fn deploy_first(&mut self) -> Result<()> {
+        self.add_image(0)?;
+        // Good at once, so that it is what the board goes back to.
+        let options = ["--env", "GREETING=first", "--soak", "0s", "--", "--uptime"];
+        self.stand.begin_deploy("hello", DEVICE, &options)?;
+        self.wait_app("hello", "to run", |app| app["state"] == "running")?;
+        let lines = self.stand.first_lines("hello", DEVICE, 2)?;
+        ensure!(
+            lines[0].starts_with("first: "),
+            "the app's output came back as {lines:?}"
+        );
+        println!("    | {}", lines[0]);
+        Ok(())
+    }
+
+    fn cut_power_during_update(&mut self) -> Result<()> {
+        self.add_image(BALLAST_BYTES)?;
+        self.stand
+            .begin_deploy("hello", DEVICE, &["--env", "GREETING=second"])?;
+        self.wait_app("hello", "to be half way", |app| {
+            app["state"] == "fetching" && app["done_bytes"].as_u64().unwrap_or(0) > 0
+        })?;
+        self.cut_power()?;
+        self.lose_fleet()
+    }
+
+    pub(super) fn cut_power(&mut self) -> Result<()> {
+        self.machine.take().context("the board is off")?.cut_power()
+    }
+
+    /// The board restarts, and its firmware takes up what it was told.
+    pub(super) fn wait_restarted(&mut self) -> Result<String> {
+        let mut machine = self.machine.take().context("the board is off")?;
+        machine.wait_ended(STEP_TIMEOUT)?;
+        self.flag = machine.reboot_flag();
+        let said = machine.output();
+        self.switch_on()?;
+        Ok(said)
+    }
+
+    pub(super) fn wait_console(&mut self) -> Result<()> {
+        self.machine()?.wait_for("the console", ONLINE_TIMEOUT, |output| {
+            Ok(output.contains("punnet> ").then_some(()))
+        })
+    }
+
+    fn start_offline(&mut self) -> Result<()> {
+        let began = Instant::now();
+        self.switch_on()?;
+        let machine = self.machine()?;
+        let kernel_s = machine.wait_for("the first process", ONLINE_TIMEOUT, |output| {
+            Ok(seconds_before(output, " s after the kernel"))
+        })?;
+        let firmware_s = began.elapsed().as_secs_f64() - kernel_s;
+        self.wait_console()?;
+        let machine = self.machine()?;
+        // The agent starts it as soon as it can; nobody is there to tell us but the board itself.
+        machine.ask_until("ps", STEP_TIMEOUT, |answer| {
+            answer.contains("hello") && answer.contains("running")
+        })?;
+        let said = machine.ask_until("logs hello", STEP_TIMEOUT, |answer| answer.contains(": "))?;
+        ensure!(
+            said.contains("first: "),
+            "not the last-known-good version runs: {said}"
+        );
+        let output_s = seconds_before(&said, " s after the kernel").context("the app says no time")?;
+        println!(
+            "    | start: emulator {firmware_s:.2} s, kernel {kernel_s:.2} s, punnet to the app's first output {:.2} s",
+            output_s - kernel_s
+        );
+        Ok(())
+    }
+
+    fn complete_update(&mut self) -> Result<()> {
+        self.bring_fleet_back()?;
+        self.wait_online()?;
+        self.wait_app("hello", "to be the second version", |app| {
+            app["state"] == "running" && app["as_wanted"] == true
+        })?;
+        let lines = self.stand.first_lines("hello", DEVICE, 1)?;
+        ensure!(lines[0].starts_with("second: "), "after the update: {lines:?}");
+        println!("    | {}", lines[0]);
+        Ok(())
+    }
+
+    /// A line of the first chip that no LED is on.
+    fn switch_line(&mut self) -> Result<()> {
+        let options = [
+            "--device-class",
+            "gpio",
+            "--entrypoint",
+            "/blink",
+            "--restart",
+            "never",
+            "--",
+            "/dev/gpiochip0",
+            "5",
+            "--times",
+            "3",
+        ];
+        self.stand.begin_deploy("blink", DEVICE, &options)?;
+        self.wait_app("blink", "to have switched a line", |app| app["state"] == "exited")?;
+        let lines = self.stand.first_lines("blink", DEVICE, 3)?;
+        let want = [1, 0, 1].map(|level| format!("line 5 set to {level}, reads {level}"));
+        ensure!(lines == want, "the line did not follow: {lines:?}");
+        println!("    | {}", lines[0]);
+        Ok(())
+    }
+
+    fn exceed_memory(&mut self) -> Result<()> {
+        let options = ["--memory", "8m", "--restart", "never", "--", "--fill", "64"];
+        self.stand.begin_deploy("leak", DEVICE, &options)?;
+        self.wait_app("leak", "to be killed", |app| {
+            app["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains("out of memory"))
+        })?;
+        Ok(())
+    }
+
+    /// Nobody but the watchdog can help then. What it restarts comes up with what ran.
+    fn freeze_agent(&mut self) -> Result<()> {
+        let machine = self.machine()?;
+        let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| {
+            answer.contains("punnet agent")
+        })?;
+        let line = processes
+            .lines()
+            .find(|line| line.contains("punnet agent"))
+            .context("no agent runs")?;
+        let pid = line.split_whitespace().next().unwrap_or_default().to_owned();
+        machine.type_line(&format!("signal STOP {pid}"))?;
+        let output = self.wait_restarted()?;
+        ensure!(
+            output.contains("the watchdog is no longer fed"),
+            "it ended otherwise"
+        );
+        self.wait_console()?;
+        self.machine()?.ask_until("ps", STEP_TIMEOUT, |answer| {
+            answer.contains("hello") && answer.contains("running")
+        })?;
+        Ok(())
+    }
+
+    fn power_off(&mut self) -> Result<()> {
+        let mut machine = self.machine.take().context("the board is off")?;
+        machine.type_line("poweroff")?;
+        machine.wait_ended(STEP_TIMEOUT)?;
+        let output = machine.output();
+        ensure!(output.contains("switching off"), "it ended otherwise");
+        Ok(())
+    }
+
+    /// Waits until the fleet's view of the app is as wanted.
+    pub(super) fn wait_app(&mut self, app: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+        let stand = &self.stand;
+        let machine = self.machine.as_mut().context("the board is off")?;
+        let mut last = Value::Null;
+        let done = machine.wait_for(&format!("{app} {what}"), STEP_TIMEOUT, |_| {
+            last = stand.app(DEVICE, app)?;
+            Ok(wanted(&last).then_some(()))
+        });
+        done.with_context(|| format!("the fleet knows: {last}"))
+    }
+}
+
+fn enrol(stand: &Stand, broker: Option<&Mosquitto>) -> Result<PathBuf> {
+    match broker {
+        None => stand.enrol_by(DEVICE, &stand.broker_seen_from_emulator(), None),
+        Some(broker) => stand.enrol_by(DEVICE, &broker.url(DEVICE, "10.0.2.2"), Some(&broker.ca())),
+    }
+}
+
+fn start_controller(stand: &mut Stand, broker: Option<&Mosquitto>) -> Result<()> {
+    match broker {
+        None => stand.start_controller(Broker::Embedded),
+        Some(broker) => {
+            let (url, ca) = (broker.url(CONTROLLER, "127.0.0.1"), broker.ca());
+            stand.start_controller(Broker::Trusted(&url, &ca))
+        }
+    }
+}
+
+/// The number in front of a text, in the first line that has it.
+fn seconds_before(output: &str, text: &str) -> Option<f64> {
+    let (before, _) = output.split_once(text)?;
+    before.rsplit([' ', '\n']).next()?.parse().ok()
+}
+
+/// Bytes that do not compress and are the same each time (xorshift).
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(bytes).collect()
+}
