@@ -210,7 +210,12 @@ impl Session {
             }
         };
         self.disconnect();
-        lost.map(Event::Disconnected)
+        let (host, port) = self.options.broker_address();
+        let named = |error| match error {
+            LinkError::Other(text) => LinkError::Other(format!("{host}:{port}: {text}")),
+            other => other,
+        };
+        lost.map(named).map(Event::Disconnected)
     }
 
     fn take(&mut self, event: rumqttc::Event) -> Option<Event> {

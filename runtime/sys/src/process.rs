@@ -277,6 +277,22 @@ pub fn set_cloexec(fd: RawFd, on: bool) -> Result<()> {
     Ok(())
 }
 
+/// Restarts the machine and tells its firmware why; returns only when it did not. reboot(2), LINUX_REBOOT_CMD_RESTART2
+pub fn restart_with(argument: &std::ffi::CStr) -> nix::errno::Errno {
+    use libc::{LINUX_REBOOT_CMD_RESTART2, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2};
+    // SAFETY: the argument is a string that outlives the call; the kernel copies up to 256 bytes of it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_reboot,
+            LINUX_REBOOT_MAGIC1,
+            LINUX_REBOOT_MAGIC2,
+            LINUX_REBOOT_CMD_RESTART2,
+            argument.as_ptr(),
+        )
+    };
+    nix::errno::Errno::last()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,20 +313,4 @@ mod tests {
         let pidfd = pidfd_open(Pid::this()).unwrap();
         pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), 0).unwrap();
     }
-}
-
-/// Restarts the machine and tells its firmware why; returns only when it did not. reboot(2), LINUX_REBOOT_CMD_RESTART2
-pub fn restart_with(argument: &std::ffi::CStr) -> nix::errno::Errno {
-    use libc::{LINUX_REBOOT_CMD_RESTART2, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2};
-    // SAFETY: the argument is a string that outlives the call; the kernel copies up to 256 bytes of it.
-    unsafe {
-        libc::syscall(
-            libc::SYS_reboot,
-            LINUX_REBOOT_MAGIC1,
-            LINUX_REBOOT_MAGIC2,
-            LINUX_REBOOT_CMD_RESTART2,
-            argument.as_ptr(),
-        )
-    };
-    nix::errno::Errno::last()
 }
