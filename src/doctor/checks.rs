@@ -63,17 +63,9 @@ pub fn kernel(facts: &Facts) -> Vec<Finding> {
         ));
         return findings;
     };
-    let is_on = |option: &str| {
-        config.lines().any(|line| {
-            let value = line
-                .strip_prefix("CONFIG_")
-                .and_then(|line| line.strip_prefix(option));
-            matches!(value, Some("=y" | "=m"))
-        })
-    };
     let missing: Vec<_> = OPTIONS
         .iter()
-        .filter(|(option, ..)| !is_on(option) && !ALWAYS_ON_NOW.contains(option))
+        .filter(|(option, ..)| !is_on(config, option) && !ALWAYS_ON_NOW.contains(option))
         .collect();
     let named = |needed: bool| {
         let words = missing.iter().filter(|(.., fatal)| *fatal == needed);
@@ -93,6 +85,21 @@ pub fn kernel(facts: &Facts) -> Vec<Finding> {
         _ => Finding::pass("kernel options", "all there"),
     });
     findings
+}
+
+/// Whether a kernel's configuration has an option, built in or as a module.
+pub fn is_on(config: &str, option: &str) -> bool {
+    config.lines().any(|line| {
+        let value = line
+            .strip_prefix("CONFIG_")
+            .and_then(|line| line.strip_prefix(option));
+        matches!(value, Some("=y" | "=m"))
+    })
+}
+
+/// Whether the kernel has a cgroup controller switched on.
+pub fn known_controller(facts: &Facts, controller: &str) -> bool {
+    facts.controllers.has(controller)
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

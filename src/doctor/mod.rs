@@ -1,5 +1,6 @@
 //! What `punnet doctor` says about a machine: a pure function from [`Facts`] to findings. `facts` reads them.
 
+pub mod board;
 mod checks;
 mod facts;
 
@@ -61,7 +62,6 @@ impl Finding {
 
 /// Everything there is to say, what matters most first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    // Checks of a board's own (its device tree, modules, firmware) belong here, too: they get its description beside the facts.
     let checks: [fn(&Facts) -> Vec<Finding>; 12] = [
         checks::kernel,
         checks::platform,

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use punnet_boards::Board;
 use serde::Serialize;
 
-use super::{Given, JSON, Verb, Words};
-use crate::doctor::{Facts, Finding, Verdict, examine, worst};
+use super::{Given, JSON, Verb, Words, flag};
+use crate::doctor::{Facts, Finding, Verdict, board, examine, worst};
 use crate::error::CliError;
 use crate::roots::Roots;
 
@@ -13,12 +14,13 @@ use crate::roots::Roots;
 pub const DOCTOR: Verb = Verb {
     name: "doctor",
     summary: "Check whether this machine can run containers, and say what to do",
-    synopsis: "[--json]",
+    synopsis: "[--board [NAME|FILE]] [--json]",
     details: "Looks at the kernel and its options, namespaces, cgroups and each controller, overlayfs, seccomp, landlock, the architecture, disk, memory, clock and\n\
-              entropy. Changes nothing. Run it as the user whose containers are meant.\n\
+              entropy. With --board it looks, besides, whether this board is what its description says: processor, kernel options, modules, command line, devices of each\n\
+              class, watchdog, LED, memory. The description is /etc/punnet/board.json, a file, or a name of /usr/share/punnet/boards. Changes nothing. Run it as the user whose containers are meant.\n\
               Exit status: 0 all pass or warn only, 1 something fails.",
-    flags: &[JSON],
-    words: Words::Between(0, 0),
+    flags: &[flag("board", "Check the board, too, by its description"), JSON],
+    words: Words::Between(0, 1),
     act: |roots, given| doctor(roots, &given),
 };
 
@@ -30,7 +32,15 @@ struct Report<'a> {
 }
 
 fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
-    let findings = examine(&Facts::read(roots)?);
+    let facts = Facts::read(roots)?;
+    let mut findings = examine(&facts);
+    if given.has("board") {
+        let board = described(roots, given.text(0)?)?;
+        let own = board::BoardFacts::read(&board, &facts.release);
+        findings.extend(board::examine(&board, &facts, &own));
+    } else if !given.words().is_empty() {
+        return Err(CliError::Usage("a board is named with --board".into()));
+    }
     let verdict = worst(&findings);
     if given.has("json") {
         let report = Report {
@@ -43,6 +53,19 @@ fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
         findings.iter().for_each(print);
     }
     Ok(ExitCode::from(u8::from(verdict == Verdict::Fail)))
+}
+
+/// Descriptions that packages bring (board-configs/, resolved).
+const BOARDS: &str = "/usr/share/punnet/boards";
+
+/// The board's own description, a file, or one of those that were installed.
+fn described(roots: &Roots, named: &str) -> Result<Board, CliError> {
+    let path = match named {
+        "" => return roots.board(),
+        path if path.contains(['/', '.']) => path.into(),
+        name => std::path::Path::new(BOARDS).join(name).with_extension("json"),
+    };
+    Ok(Board::from_json_file(&path)?)
 }
 
 fn print(finding: &Finding) {

@@ -119,3 +119,61 @@ fn people_get_a_line_for_each_check_and_the_remedy_below() {
         "{text}"
     );
 }
+
+/// A description of the machine that runs the tests, as far as the tests can know it.
+fn this_machine() -> Value {
+    serde_json::json!({
+        "name": "this", "description": "What runs the tests", "arch": "amd64", "memory_budget_kib": 65_536, "cpu": "x86-64",
+        "device_classes": { "null": { "nodes": ["/dev/null"] } },
+    })
+}
+
+#[test]
+fn this_machine_is_what_its_description_says_and_another_is_not() {
+    if std::env::consts::ARCH != "x86_64" {
+        println!("SKIPPED: the description is of an x86-64 machine");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("board.json");
+    let check = |board: &Value| {
+        std::fs::write(&path, board.to_string()).unwrap();
+        apart(&format!("$PUNNET doctor --json --board {}", path.display()))
+    };
+    let good = check(&this_machine());
+    let seen = report(&good);
+    assert_eq!(good.status.code(), Some(0), "{seen}");
+    assert_eq!(finding(&seen, "device class null")["found"], "/dev/null");
+    assert_eq!(finding(&seen, "processor")["verdict"], "pass");
+
+    let mut wrong = this_machine();
+    wrong["arch"] = "arm-v6".into();
+    wrong["kernel_modules"] = serde_json::json!(["bcm2835_wdt_absent"]);
+    wrong["kernel_command_line"] = serde_json::json!(["dwc_otg.lpm_enable=0"]);
+    wrong["watchdog"] = serde_json::json!({ "node": "/dev/watchdog99", "timeout_s": 15 });
+    wrong["status_led"] = serde_json::json!({ "class": "ACT_absent" });
+    wrong["device_classes"]["camera"] = serde_json::json!({ "nodes": ["/dev/absent*"] });
+    let bad = check(&wrong);
+    let seen = report(&bad);
+    assert_eq!(bad.status.code(), Some(1));
+    for (check, verdict) in [
+        ("processor", "fail"),
+        ("board's modules", "fail"),
+        ("kernel command line", "fail"),
+        ("watchdog", "fail"),
+        ("status LED", "fail"),
+        ("device class camera", "warn"),
+    ] {
+        let finding = finding(&seen, check);
+        assert_eq!(finding["verdict"], verdict, "{finding}");
+        assert!(finding["remedy"].is_string(), "{finding}");
+    }
+    let mut unknown = this_machine();
+    unknown["colour"] = "red".into();
+    let refused = check(&unknown);
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        complaint.contains("board.json") && complaint.contains("line 1 column"),
+        "{complaint}"
+    );
+}
