@@ -48,6 +48,14 @@ pub enum CliError {
     /// No such container.
     #[error("no container is named {0}; `punnet ps --all` lists them")]
     NoContainer(String),
+    /// No file for it.
+    #[cfg(feature = "agent")]
+    #[error("no app is named {0}: there is no {0}.yaml in {1}")]
+    NoApp(String, PathBuf),
+    /// The server could not do it.
+    #[cfg(feature = "agent")]
+    #[error("{0} does not start: {1}; `punnet apps` shows how it goes on")]
+    AppFailed(String, String),
     /// It runs already.
     #[error("{0} is running already")]
     Running(String),

@@ -11,6 +11,8 @@
     allow(dead_code, reason = "the runtime alone has none of the verbs that use it")
 )]
 
+#[cfg(feature = "agent")]
+mod apps;
 #[cfg(feature = "images")]
 mod container;
 #[cfg(feature = "images")]
@@ -19,6 +21,8 @@ mod error;
 mod help;
 #[cfg(feature = "images")]
 mod id_ranges;
+#[cfg(feature = "agent")]
+mod install;
 mod roots;
 mod verbs;
 
@@ -70,6 +74,8 @@ fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitCode, CliError> 
                 if verb == "oci" {
                     return Ok(punnet_runtime::cli::main(args.into_iter().skip(words_before)));
                 }
+                // Whoever waits for signals by a descriptor blocks them, and its children inherit that: a container could not be stopped.
+                nix::sys::signal::SigSet::empty().thread_set_mask().ok();
                 return verbs::find(&verb)?.run(&roots, parser);
             }
             other => return Err(other.unexpected().into()),

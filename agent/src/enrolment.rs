@@ -107,7 +107,7 @@ impl Enrolment {
     }
 
     /// The enrolment to use: `given`, which is kept for the next time, or the one kept.
-    pub(crate) fn take_up(given: Option<&Path>, kept: &Path) -> Result<Self, AgentError> {
+    pub fn take_up(given: Option<&Path>, kept: &Path) -> Result<Self, AgentError> {
         let Some(given) = given else {
             return match fs::exists(kept) {
                 Ok(false) => Err(AgentError::NotEnrolled { path: kept.into() }),

@@ -20,3 +20,4 @@ pub use agent::{AgentOptions, run};
 pub use core::Level;
 pub use enrolment::{Broker, Enrolment};
 pub use error::AgentError;
+pub use notify::Notifier;

@@ -29,6 +29,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("fincore", "util-linux-extra"),
     ("mformat", "mtools"),
+    ("systemd-analyze", "systemd"),
+    ("findmnt", "util-linux"),
+    ("shellcheck", "shellcheck"),
     ("cc", "gcc"),
     ("c++", "g++"),
 ];

@@ -306,4 +306,35 @@ mod tests {
     fn an_unknown_field_is_refused() {
         assert!(serde_json::from_str::<AppSpec>(r#"{"privileged":true}"#).is_err());
     }
+
+    /// A board's own app files (docs/apps.md) say the same with the same words.
+    #[test]
+    fn app_files_have_the_same_form_and_the_same_defaults() {
+        let spec = AppSpec {
+            mounts: vec!["/srv:/data:ro".parse().unwrap()],
+            env: vec!["A=1".into()],
+            memory_bytes_max: Some(1),
+            ..AppSpec::default()
+        };
+        let mut json = serde_json::to_value(&spec).unwrap();
+        let mut keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        keys.extend(["image", "after"].map(String::from));
+        keys.sort();
+        let mut known = punnet_apps::KEYS.to_vec();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+        json["image"] = "web".into();
+        let name: Name = "web".parse().unwrap();
+        let app = punnet_apps::App::parse(&name, &json.to_string()).unwrap();
+        assert_eq!(
+            (app.stop_timeout_ms, app.soak_ms),
+            (STOP_TIMEOUT_MS_DEFAULT, SOAK_MS_DEFAULT)
+        );
+        assert_eq!(app.restart, punnet_apps::Restart::Always);
+        let alone = punnet_apps::App::parse(
+            &name,
+            "image: web\nenv: [A=1]\nmemory_bytes_max: 1\nmounts: [{source: /srv, target: /data, read_only: true}]\n",
+        );
+        assert_eq!(alone.unwrap(), app);
+    }
 }

@@ -1,20 +1,24 @@
 //! The user's verbs, one table: what a verb accepts, its help and its completion are the same data.
 
 mod agent;
+#[cfg(feature = "agent")]
+mod apps;
 #[cfg(feature = "images")]
 mod archives;
 #[cfg(feature = "images")]
 mod build;
 #[cfg(feature = "images")]
-mod containers;
+pub(crate) mod containers;
 #[cfg(feature = "images")]
 mod doctor;
 #[cfg(feature = "images")]
-mod images;
+pub(crate) mod images;
 #[cfg(feature = "init")]
 mod init;
 #[cfg(feature = "images")]
 mod inspect;
+#[cfg(feature = "agent")]
+mod install;
 #[cfg(feature = "images")]
 mod layer;
 #[cfg(feature = "images")]
@@ -164,6 +168,12 @@ pub const VERBS: &[Verb] = &[
     sign::SIGN,
     #[cfg(feature = "agent")]
     agent::AGENT,
+    #[cfg(feature = "agent")]
+    apps::APPS_VERB,
+    #[cfg(feature = "agent")]
+    install::INSTALL,
+    #[cfg(feature = "agent")]
+    install::UNINSTALL,
     #[cfg(feature = "init")]
     init::INIT,
     #[cfg(feature = "init")]

@@ -4,15 +4,18 @@
 
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod apps;
 mod bad_messages;
 mod build;
 mod counterparts;
 mod defaults;
 mod doctor;
 mod fleet;
+mod install;
 mod registry;
 mod registry_stand;
 mod store_verbs;
 mod support;
+mod systemd;
 mod tools;
 mod verbs;
