@@ -156,6 +156,12 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
     std::fs::remove_file(&program).unwrap();
     let shown = ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
     assert!(shown.contains("from 0 KiB"), "{shown}");
+    // So does the configuration.
+    std::fs::write(root.with_file_name("config.json"), "{}").unwrap();
+    let complaint = fails(&mut stand.punnet(&["verify"]), 1);
+    assert!(complaint.contains("1 of 1"), "{complaint}");
+    ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
     let greeting = ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
     assert!(greeting.contains("hello from a scratch container"));
 }

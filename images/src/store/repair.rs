@@ -24,7 +24,7 @@ use super::unpack::COPY_BYTES;
 use super::verify::{self, Problem};
 use super::{Image, Store, tree};
 use crate::decompress::decompressed;
-use crate::oci::Descriptor;
+use crate::oci::{DOCUMENT_BYTES_MAX, Descriptor};
 use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
 use crate::{Digest, Error, Result};
 
@@ -60,8 +60,16 @@ impl Store {
         })?;
         let mut repaired = Repaired::default();
         let staging = Staging::make(&self.root.join("staging"))?;
+        let manifest = image.manifest_document()?;
+        if problems
+            .iter()
+            .any(|problem| problem.object == manifest.config.digest)
+            && put_configuration(&mut *fetch(&manifest.config)?, &manifest.config, image, &staging)?
+        {
+            (repaired.files, repaired.paths) = (1, 1);
+        }
         self.find_stored(&mut wanted, &staging)?;
-        for layer in image.manifest_document()?.layers.iter().rev() {
+        for layer in manifest.layers.iter().rev() {
             if wanted.is_empty() {
                 break;
             }
@@ -152,6 +160,33 @@ impl Store {
         syncfs(&root).map_err(Error::at("sync", &self.root))?;
         Ok(paths)
     }
+}
+
+/// Puts the configuration back, durably, when this is it.
+fn put_configuration(
+    blob: &mut dyn Read,
+    config: &Descriptor,
+    image: &Image,
+    staging: &Staging,
+) -> Result<bool> {
+    let mut bytes = Vec::new();
+    blob.take(DOCUMENT_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(Error::Stream)?;
+    if Digest::of(&bytes) != config.digest {
+        return Ok(false);
+    }
+    let (new, place) = (
+        staging.path().join("configuration"),
+        image.folder.join("config.json"),
+    );
+    let mut file = File::create(&new).map_err(Error::at("create", &new))?;
+    file.write_all(&bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::at("write", &new))?;
+    fs::rename(&new, &place).map_err(Error::at("replace", &place))?;
+    super::sync_folder(&image.folder)?;
+    Ok(true)
 }
 
 /// One more link to the good copy, in the place of what is there; the directory keeps its times.

@@ -1,7 +1,7 @@
-//! Every file of an image against what it was when it was stored.
+//! Every file of an image, and the documents that describe it, against what they were when it was stored.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,7 @@ use sha2::Digest as _;
 
 use super::object::Metadata;
 use super::tree;
+use crate::oci::Manifest;
 use crate::tar_stream::PATH_BYTES_MAX;
 use crate::{Digest, Error, Result};
 
@@ -64,7 +65,7 @@ impl std::fmt::Display for Problem {
 /// Checks all files of the image in this folder of the store.
 pub fn verify(folder: &Path) -> Result<Vec<Problem>> {
     let root = tree::open_folder(&folder.join("rootfs"))?;
-    let mut problems = Vec::new();
+    let mut problems = verify_documents(folder);
     for_each_file(folder, |record| {
         problems.extend(check_path(&root, record)?.map(|damage| Problem {
             path: record.path.into(),
@@ -74,6 +75,30 @@ pub fn verify(folder: &Path) -> Result<Vec<Problem>> {
         Ok(())
     })?;
     Ok(problems)
+}
+
+/// The manifest is what the folder's name says, and the configuration what the manifest says.
+fn verify_documents(folder: &Path) -> Vec<Problem> {
+    let damaged = |name: &str, object| {
+        let bytes = fs::read(folder.join(name)).ok();
+        let is_whole = bytes.as_ref().map(|bytes| Digest::of(bytes) == object);
+        let damage = match is_whole {
+            None => Damage::Missing,
+            Some(false) => Damage::Content,
+            Some(true) => return Ok(bytes.unwrap_or_default()),
+        };
+        let path = name.into();
+        Err(vec![Problem { path, damage, object }])
+    };
+    let name = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let Some(manifest) = Digest::from_hex(name) else {
+        return Vec::new();
+    };
+    let checked = damaged("manifest.json", manifest).and_then(|bytes| match Manifest::from_json(&bytes) {
+        Ok(manifest) => damaged("config.json", manifest.config.digest),
+        Err(_) => Ok(bytes),
+    });
+    checked.err().unwrap_or_default()
 }
 
 /// What is wrong with one file, if anything.

@@ -393,6 +393,27 @@ fn verify_names_what_is_damaged() {
 }
 
 #[test]
+fn verify_looks_at_manifest_and_configuration_too() {
+    let mut made = Made::new(&[file("fine", "1")]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    for name in ["manifest.json", "config.json"] {
+        let path = image.rootfs().with_file_name(name);
+        let whole = fs::read(&path).unwrap();
+        let mut turned = whole.clone();
+        turned[whole.len() / 2] ^= 1;
+        for damaged in [&turned[..], b""] {
+            fs::write(&path, damaged).unwrap();
+            let problems = store.verify(&image).unwrap();
+            assert_eq!(problems.len(), 1, "{name}: {problems:?}");
+            assert!(problems[0].to_string().starts_with(name), "{problems:?}");
+        }
+        fs::write(&path, &whole).unwrap();
+        assert!(store.verify(&image).unwrap().is_empty());
+    }
+}
+
+#[test]
 fn a_tree_that_no_path_reaches_can_be_removed() {
     let folder = TempDir::new().unwrap();
     let kept = folder.path().join("kept");
