@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{fails, ok, output};
+use xtask::process::wait_for;
 use xtask::registry::{DockerRegistry, Door};
 
 /// The beginning of a Containerfile whose image has a shell and its programs.
@@ -21,6 +23,9 @@ const SHELL: &str = "FROM scratch AS shell\nCOPY --chmod=755 busybox /bin/busybo
 
 /// A user who is nobody else on the machine.
 const ORDINARY_UID: u32 = 54_321;
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A data root, a run root and a context with a static busybox.
 struct Bench {
@@ -625,4 +630,58 @@ fn buildah_makes_the_same_configuration_and_files_of_the_same_containerfile() {
         paths_below(&unpacked.join("rootfs")),
         paths_below(&bench.rootfs(&digest))
     );
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_does_not_touch_what_runs() {
+    if !geteuid().is_root() {
+        println!("SKIPPED: mounting a small disk needs root");
+        return;
+    }
+    let bench = Bench::new();
+    let disk = SmallDisk::mount(bench.path("data"), "size=16m");
+    ok(&mut bench.build(SHELL, &["--quiet", "--tag", "shell"]));
+    let script = "echo kept > /kept; while :; do echo up; sleep 0.1; done";
+    ok(&mut bench.punnet(&[
+        "run",
+        "--detach",
+        "--name",
+        "web",
+        "--network",
+        "none",
+        "shell",
+        "sh",
+        "-c",
+        script,
+    ]));
+    let lines = || ok(&mut bench.punnet(&["logs", "web"])).lines().count();
+    let lives = |when: &str| {
+        let before = lines();
+        let goes_on = wait_for("the next line", PATIENCE, || Ok((lines() > before).then_some(())));
+        goes_on.unwrap_or_else(|error| panic!("{when}: {error:#}"));
+        let read = ok(&mut bench.punnet(&["exec", "web", "cat", "/kept"]));
+        assert_eq!(read, "kept\n", "{when}");
+        ok(&mut bench.punnet(&["verify"]));
+    };
+    lives("at first");
+    // As full as it gets, and something more to take in.
+    let mut fill = fs::File::create(bench.path("data/fill")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut fill).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    drop(fill);
+    let complaint = fails(
+        &mut bench.build("FROM scratch\nCOPY busybox /other\n", &["--quiet"]),
+        1,
+    );
+    assert!(complaint.contains("no space left"), "{complaint}");
+    lives("with the disk full");
+    fs::remove_file(bench.path("data/fill")).unwrap();
+    ok(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0));
+    for words in [&["tag", "shell", "other"][..], &["prune"]] {
+        let complaint = fails(&mut bench.punnet(words), 1);
+        assert!(complaint.contains("Read-only file system"), "{complaint}");
+    }
+    lives("with the disk read-only");
+    ok(Command::new("mount").args(["-o", "remount,rw"]).arg(&disk.0));
+    ok(&mut bench.punnet(&["rm", "--force", "web"]));
 }
