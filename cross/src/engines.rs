@@ -6,6 +6,7 @@
 mod containerd;
 mod docker;
 mod habits;
+mod images;
 mod podman;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build::{cargo, existing, target_dir};
+use crate::build::{Strip, cargo, device_binary, existing, target_dir};
 use crate::packages;
 use crate::process::{output_of, run};
 use crate::vm::Machine;
@@ -51,8 +52,11 @@ pub struct Options {
     #[arg(long)]
     runtime: Option<PathBuf>,
     /// Run on this machine instead of a virtual one
-    #[arg(long)]
+    #[arg(long, requires = "punnet")]
     here: bool,
+    /// The device binary whose images the engines get, instead of one that is built
+    #[arg(long)]
+    punnet: Option<PathBuf>,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Options {
         Self {
             runtime: None,
             here: false,
+            punnet: None,
         }
     }
 }
@@ -69,7 +74,8 @@ impl Options {
 pub fn run_all(options: &Options) -> Result<()> {
     if options.here {
         let runtime = options.runtime.as_deref().context("--here needs --runtime")?;
-        return check_all(runtime);
+        let punnet = options.punnet.as_deref().context("--here needs --punnet")?;
+        return check_all(runtime, punnet);
     }
     packages::ensure(PROGRAMS)?;
     let runtime = match &options.runtime {
@@ -80,24 +86,30 @@ pub fn run_all(options: &Options) -> Result<()> {
         }
     };
     let program = std::env::current_exe().context("who am I")?;
-    let words = ["engines", "--here", "--runtime"].map(PathBuf::from);
-    let command: Vec<String> = std::iter::once(program)
-        .chain(words)
-        .chain([runtime])
-        .map(|word| word.display().to_string())
-        .collect();
+    let punnet = match &options.punnet {
+        Some(punnet) => punnet.clone(),
+        None => device_binary("punnet", &[], Strip::Yes)?,
+    };
+    let mut command = vec![
+        program.display().to_string(),
+        "engines".to_owned(),
+        "--here".to_owned(),
+    ];
+    for (option, path) in [("--runtime", &runtime), ("--punnet", &punnet)] {
+        command.extend([option.to_owned(), path.display().to_string()]);
+    }
     let code = Machine::new(&command)?.run(TIMEOUT)?;
     ensure!(code == 0, "checks of the engines failed in the virtual machine");
     Ok(())
 }
 
 /// Podman beside docker and containerd: the machine has two processors.
-fn check_all(runtime: &Path) -> Result<()> {
+fn check_all(runtime: &Path, punnet: &Path) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let image = image(folder.path())?;
     let failed = std::thread::scope(|scope| {
-        let podman = scope.spawn(|| podman::check(runtime, &image));
-        let others = scope.spawn(|| docker::check(runtime, &image, folder.path()));
+        let podman = scope.spawn(|| podman::check(runtime, &image, punnet, folder.path()));
+        let others = scope.spawn(|| docker::check(runtime, &image, punnet, folder.path()));
         let mut failed = Vec::new();
         for thread in [podman, others] {
             match thread.join() {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::habits::{Habits, IMAGE};
+use super::images::Ours;
 use super::{Checks, Engine, PATIENCE, containerd};
 use crate::process::{Server, wait_for};
 
@@ -13,7 +14,7 @@ use crate::process::{Server, wait_for};
 const CLIENT: &str = "/usr/bin/docker";
 
 /// The checks that failed.
-pub fn check(runtime: &Path, archive: &Path, folder: &Path) -> Result<Vec<String>> {
+pub fn check(runtime: &Path, archive: &Path, punnet: &Path, folder: &Path) -> Result<Vec<String>> {
     let runtime = runtime.to_str().context("a path of ours is UTF-8")?;
     let socket = folder.join("docker.sock");
     let _containerd = containerd::start(folder)?;
@@ -35,6 +36,9 @@ pub fn check(runtime: &Path, archive: &Path, folder: &Path) -> Result<Vec<String
     };
     habits.check(&mut checks, archive);
     checks.check("lists the processes of a container", || top(&habits));
+    // OCI archives are read by docker 25 and newer.
+    let ours = Ours::new(punnet, folder, "beside-docker")?;
+    ours.check(&habits, &["docker-archive"], &mut checks);
     let saved = folder.join("saved.tar");
     checks.check("saves an image", || {
         engine

@@ -5,10 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::habits::{Habits, IMAGE};
+use super::images::Ours;
 use super::{Checks, Engine, expect};
 
 /// The checks that failed.
-pub fn check(runtime: &Path, archive: &Path) -> Result<Vec<String>> {
+pub fn check(runtime: &Path, archive: &Path, punnet: &Path, folder: &Path) -> Result<Vec<String>> {
     let runtime = runtime.to_str().context("a path of ours is UTF-8")?;
     let global = [
         "podman",
@@ -31,6 +32,8 @@ pub fn check(runtime: &Path, archive: &Path) -> Result<Vec<String>> {
     };
     habits.check(&mut checks, archive);
     checks.check("builds an image with RUN and runs it", || build(&engine));
+    let ours = Ours::new(punnet, folder, "beside-podman")?;
+    ours.check(&habits, &["docker-archive", "oci-archive"], &mut checks);
     Ok(checks.failed)
 }
 
