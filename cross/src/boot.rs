@@ -98,6 +98,8 @@ fn image_options(board: &str, programs: &BoardPrograms, enroll: Option<PathBuf>)
         enroll,
         settings: None,
         firmware: None,
+        preload: Vec::new(),
+        apps: None,
         punnet: Some(programs.punnet.clone()),
         kernel: None,
         name: None,

@@ -24,6 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mformat", "mtools"),
     ("mcopy", "mtools"),
     ("mtype", "mtools"),
+    ("debugfs", "e2fsprogs"),
 ];
 
 const SECTOR: u64 = 512;
@@ -55,6 +56,12 @@ pub struct Options {
     /// Put this settings file on the boot partition, in place of the one that explains itself
     #[arg(long, value_name = "FILE")]
     pub settings: Option<PathBuf>,
+    /// Put this image (an archive as `punnet build --output` and `punnet save` write) on the card: the board loads it at its first start
+    #[arg(long, value_name = "ARCHIVE")]
+    pub preload: Vec<PathBuf>,
+    /// Put the app files of this folder (docs/apps.md) on the boot partition: they run from the first start on, without any controller
+    #[arg(long, value_name = "DIR")]
+    pub apps: Option<PathBuf>,
     /// Copy everything in this folder onto the boot partition: the Pi's firmware, a boot loader
     #[arg(long, value_name = "DIR")]
     pub firmware: Option<PathBuf>,
@@ -171,9 +178,9 @@ pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
         std::fs::remove_dir_all(&boot)?;
     }
     boot_files(&boot, board, image, &kernel, &initramfs, options)?;
-    card(&path("card.img"), &boot)?;
     let system = path("system");
     system_context(&system, board, &boot.join(Slot::A.name()))?;
+    card(&path("card.img"), &boot, &options.preload)?;
     Ok(Artefacts {
         kernel: path("kernel"),
         initramfs: path("initramfs"),
@@ -220,7 +227,7 @@ fn initramfs(
 }
 
 /// Without a name or a time: the same content is the same bytes.
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut packed = GzBuilder::new().write(Vec::new(), Compression::best());
     packed.write_all(bytes)?;
     Ok(packed.finish()?)
@@ -296,6 +303,9 @@ fn boot_files(
         std::fs::copy(file, boot.join("enrolment.json"))
             .with_context(|| format!("cannot copy {}", file.display()))?;
     }
+    if let Some(folder) = &options.apps {
+        run(Command::new("cp").arg("-rL").arg(folder).arg(boot.join("apps")))?;
+    }
     if let Some(folder) = &options.firmware {
         run(Command::new("cp")
             .args(["-r", "--no-target-directory"])
@@ -353,11 +363,16 @@ fn extlinux_conf(command_line: &str) -> String {
 }
 
 /// The whole card, holes where nothing is.
-fn card(card: &Path, boot: &Path) -> Result<()> {
+fn card(card: &Path, boot: &Path, preload: &[PathBuf]) -> Result<()> {
     let boot_bytes = (2 * folder_bytes(boot)? + 16 * MIB)
         .max(BOOT_BYTES_MIN)
         .next_multiple_of(MIB);
-    let (boot_count, data_count) = (boot_bytes / SECTOR, DATA_BYTES / SECTOR);
+    let mut data_bytes = DATA_BYTES;
+    for archive in preload {
+        data_bytes += PRELOAD_FACTOR * image_archive_bytes(archive)?;
+    }
+    let data_bytes = data_bytes.next_multiple_of(MIB);
+    let (boot_count, data_count) = (boot_bytes / SECTOR, data_bytes / SECTOR);
     let data_first = BOOT_FIRST + boot_count;
     let mut file = File::create(card).with_context(|| format!("cannot write {}", card.display()))?;
     file.set_len((data_first + data_count) * SECTOR)?;
@@ -365,7 +380,54 @@ fn card(card: &Path, boot: &Path) -> Result<()> {
     file.write_all(&mbr(&partitions)?)?;
     drop(file);
     fat(card, boot, boot_count)?;
-    data_file_system(card, data_first * SECTOR, DATA_BYTES)
+    data_file_system(card, data_first * SECTOR, data_bytes)?;
+    put_preloaded(card, data_first * SECTOR, preload)
+}
+
+/// Room for an archive and for the image unpacked, compressed as usual, until the partition has grown.
+const PRELOAD_FACTOR: u64 = 4;
+
+/// Size of what `punnet load` will take; anything else is refused here and not by a board without a screen.
+fn image_archive_bytes(archive: &Path) -> Result<u64> {
+    let listing = Command::new("tar").arg("-tf").arg(archive).output()?;
+    let names = String::from_utf8_lossy(&listing.stdout);
+    let is_one = names
+        .lines()
+        .any(|name| matches!(name.trim_start_matches("./"), "index.json" | "manifest.json"));
+    ensure!(
+        listing.status.success() && is_one,
+        "{} is no archive of an image: make one with `punnet build --output FILE`, or `punnet pull --platform linux/arm64 REF` and `punnet save --output FILE REF`",
+        archive.display()
+    );
+    Ok(std::fs::metadata(archive)?.len())
+}
+
+/// Into the folder that `punnet init` loads from. debugfs needs neither root nor a mount, makes everything root's, and takes the time from the
+/// environment.
+fn put_preloaded(card: &Path, offset: u64, preload: &[PathBuf]) -> Result<()> {
+    if preload.is_empty() {
+        return Ok(());
+    }
+    let mut commands = "mkdir /preload\n".to_owned();
+    for (number, archive) in preload.iter().enumerate() {
+        let path = archive.canonicalize()?;
+        commands += &format!("write \"{}\" /preload/{number:02}.tar\n", path.display());
+    }
+    let script = card.with_extension("debugfs");
+    std::fs::write(&script, commands)?;
+    let ended = Command::new("debugfs")
+        .args(["-w", "-f"])
+        .arg(&script)
+        .arg(format!("{}?offset={offset}", card.display()))
+        .env("E2FSPROGS_FAKE_TIME", EPOCH_S)
+        .env("SOURCE_DATE_EPOCH", EPOCH_S)
+        .output()?;
+    std::fs::remove_file(&script)?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    // It ends well whatever went wrong; its first line is its version.
+    let complaints: Vec<_> = said.lines().skip(1).collect();
+    ensure!(ended.status.success() && complaints.is_empty(), "debugfs: {said}");
+    Ok(())
 }
 
 /// A master boot record; the first partition is the active one.
@@ -488,13 +550,22 @@ mod tests {
     fn a_card_made_twice_is_the_same_and_both_file_systems_are_sound() {
         packages::ensure(PROGRAMS).unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("image of mine.tar");
+        std::fs::write(folder.path().join("index.json"), vec![b' '; 3 << 20]).unwrap();
+        run(Command::new("tar")
+            .arg("-cf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder.path())
+            .arg("index.json"))
+        .unwrap();
         let made: Vec<_> = ["one", "two"]
             .iter()
             .map(|name| {
                 let folder = folder.path().join(name);
                 std::fs::create_dir_all(&folder).unwrap();
                 let path = folder.join("card.img");
-                card(&path, &boot_folder(&folder)).unwrap();
+                card(&path, &boot_folder(&folder), std::slice::from_ref(&archive)).unwrap();
                 // Whoever puts the time into a file system does so in seconds; FAT has every second one.
                 std::thread::sleep(std::time::Duration::from_millis(2100));
                 path
@@ -507,6 +578,28 @@ mod tests {
         std::fs::write(&data, &one[offset as usize..(offset + bytes) as usize]).unwrap();
         run(Command::new("e2fsck").arg("-fn").arg(&data)).unwrap();
         let back = folder.path().join("back");
+        let dump = format!("dump /preload/00.tar {}", back.display());
+        run(Command::new("debugfs").args(["-R", &dump]).arg(&data)).unwrap();
+        assert!(
+            std::fs::read(&back).unwrap() == std::fs::read(&archive).unwrap(),
+            "the archive came back changed"
+        );
+        let stat = Command::new("debugfs")
+            .args(["-R", "stat /preload/00.tar"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+        assert!(
+            stat.contains("User:     0") && stat.contains("Group:     0"),
+            "{stat}"
+        );
+        let refused = card(
+            &made[0],
+            &boot_folder(&folder.path().join("one")),
+            &[back.with_extension("none")],
+        );
+        assert!(format!("{:#}", refused.unwrap_err()).contains("punnet save --output"));
         let image = format!("{}@@{}", made[0].display(), BOOT_FIRST * SECTOR);
         run(Command::new("mcopy")
             .args(["-i", &image, "::a/kernel"])

@@ -1,4 +1,4 @@
-//! The role `agent`: becomes `punnet agent` with what `setup` has found.
+//! The roles `agent` and `apps`: become `punnet agent` and `punnet apps serve` with what `setup` has found.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -25,5 +25,12 @@ pub fn run() -> Result<ExitCode, InitError> {
     if given.exists() {
         command.arg("--enrolment").arg(given);
     }
+    Err(InitError::at("execute", "/proc/self/exe")(command.exec()))
+}
+
+/// Replaces this process by the server of the apps.
+pub fn run_apps() -> Result<ExitCode, InitError> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("punnet").args(["apps", "serve"]);
     Err(InitError::at("execute", "/proc/self/exe")(command.exec()))
 }

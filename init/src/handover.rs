@@ -25,6 +25,10 @@ pub const TRY: &str = "/run/init/try";
 pub const NOTIFY: &str = "/run/init/notify";
 /// Where images and containers are.
 pub const DATA_ROOT: &str = "/var/lib/punnet";
+/// Archives of images that came with the card, until they are loaded.
+pub const PRELOAD: &str = "/var/lib/punnet/preload";
+/// App files of the boot partition.
+pub const APPS: &str = "/etc/punnet/apps";
 /// Seconds since 1970 when the board was last switched off, or found out the time.
 pub const CLOCK: &str = "/var/lib/punnet/clock";
 /// What the board is (board-configs/), put there by the image builder.

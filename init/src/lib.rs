@@ -9,6 +9,7 @@
 //! | `setup` | mounts, modules, devices, boot and data partition, time floor, host name | when that is done |
 //! | `attend` | device events, network, time | never |
 //! | `agent` | becomes `punnet agent` | never |
+//! | `apps` | becomes `punnet apps serve`, where the boot partition has app files | never |
 //! | `console` | a prompt on the serial line, when something is wrong or it was asked for | when its reader does |
 //!
 //! What one role tells another is in /run/init ([`handover`]). What is decided is in [`plan`], without I/O.
@@ -27,6 +28,7 @@ mod modules;
 mod net;
 mod partitions;
 pub mod plan;
+mod preload;
 mod setup;
 mod shutdown;
 mod supervisor;
@@ -62,6 +64,7 @@ pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
         }
         Some("attend") => attend::run().map(|()| ExitCode::SUCCESS),
         Some("agent") => agent::run(),
+        Some("apps") => agent::run_apps(),
         Some("console") => {
             console::run();
             Ok(ExitCode::SUCCESS)

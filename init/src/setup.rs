@@ -17,7 +17,7 @@ use crate::handover::{self, BOARD, CONSOLE, ENROLMENT, FOLDER, SETTINGS, TRIAL, 
 use crate::plan::modules::Index;
 use crate::plan::mounts::REST;
 use crate::plan::settings::{self, Settings};
-use crate::{Hooks, chain, kernel_word, modules, mount, partitions, say, system};
+use crate::{Hooks, chain, kernel_word, modules, mount, partitions, preload, say, system};
 
 /// Cards and USB sticks take their time; longer than this they take only when they are not there.
 const DISK_WAIT: Duration = Duration::from_secs(20);
@@ -56,6 +56,9 @@ pub fn run(hooks: Hooks) {
         .into_iter()
         .for_each(|trouble| troubles.add(trouble));
     trial(&mut troubles);
+    preload::load_images()
+        .into_iter()
+        .for_each(|trouble| troubles.add(trouble));
     let settings = handover::settings();
     time_floor(&mut troubles);
     hostname(&settings, device, &mut troubles);
@@ -180,6 +183,9 @@ fn read_boot(node: &str, hooks: Hooks, troubles: &mut Troubles) -> Option<String
             }
         },
     }
+    preload::copy_apps(Path::new(BOOT))
+        .into_iter()
+        .for_each(|trouble| troubles.add(trouble));
     if let Err(error) = nix::mount::umount(BOOT) {
         say(format_args!("cannot unmount the boot partition: {error}"));
     }

@@ -43,14 +43,17 @@ impl End {
     }
 }
 
-/// Ends every process but us. `turn` waits a little, reaps, and tells whether the agent still runs.
-pub fn stop(agent: Option<Pid>, mut turn: impl FnMut(Duration) -> bool) {
-    if let Some(agent) = agent {
-        signal(agent, Signal::SIGTERM);
+/// Ends every process but us, `first` before all: those stop containers in order. `turn` waits a little, reaps, and tells whether one of them
+/// still runs.
+pub fn stop(first: &[Option<Pid>], mut turn: impl FnMut(Duration) -> bool) {
+    if first.iter().any(Option::is_some) {
+        for pid in first.iter().flatten() {
+            signal(*pid, Signal::SIGTERM);
+        }
         let began = Instant::now();
         while turn(POLL) {
             if began.elapsed() > AGENT_WAIT {
-                say("the agent does not end");
+                say("the containers do not end");
                 break;
             }
         }

@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, chroot, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::agent;
-use crate::handover::{CONSOLE, NOTIFY, TRIAL, WATCHDOG};
+use crate::handover::{APPS, CONSOLE, NOTIFY, TRIAL, WATCHDOG};
 use crate::plan::health::{ALIVE_PERIOD, Agent, FEED_PERIOD, is_healthy, restart_pause};
 use crate::plan::mounts::FIRST;
 use crate::shutdown::{self, End};
@@ -53,6 +53,9 @@ pub fn run() -> Result<ExitCode, InitError> {
     supervisor.watchdog = open_watchdog();
     supervisor.spawn(Role::Attend);
     supervisor.spawn(Role::Agent);
+    if Path::new(APPS).exists() {
+        supervisor.spawn(Role::Apps);
+    }
     if Path::new(CONSOLE).exists() {
         supervisor.spawn(Role::Console);
     }
@@ -125,17 +128,19 @@ enum Role {
     Setup,
     Attend,
     Agent,
+    Apps,
     Console,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [Self::Setup, Self::Attend, Self::Agent, Self::Console];
+    const ALL: [Self; 5] = [Self::Setup, Self::Attend, Self::Agent, Self::Apps, Self::Console];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Setup => "setup",
             Self::Attend => "attend",
             Self::Agent => "agent",
+            Self::Apps => "apps",
             Self::Console => "console",
         }
     }
@@ -362,15 +367,21 @@ impl Supervisor {
     /// Ends all, in order, and the board. Comes back only when the kernel does not want to.
     fn end(&mut self, end: End) {
         say(end.said());
-        let agent = self.processes[Role::Agent as usize].pid;
-        shutdown::stop(agent, |for_long| {
+        let roles = [Role::Agent, Role::Apps];
+        let pids = roles.map(|role| self.processes[role as usize].pid);
+        shutdown::stop(&pids, |for_long| {
             self.sleep(for_long);
             self.read_signals();
             self.reap();
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed();
             }
-            agent.is_some_and(|pid| self.processes[Role::Agent as usize].pid == Some(pid))
+            let runs = |role: &Role| {
+                pids.iter()
+                    .flatten()
+                    .any(|pid| self.processes[*role as usize].pid == Some(*pid))
+            };
+            roles.iter().any(runs)
         });
         let error = shutdown::end(end);
         say(format_args!("the kernel does not end: {error}"));
