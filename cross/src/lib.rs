@@ -8,6 +8,7 @@ pub mod build;
 pub mod cross;
 pub mod debian;
 pub mod demo;
+pub mod dist;
 pub mod docs;
 pub mod emulator;
 pub mod engines;

@@ -7,6 +7,7 @@
 //! | `build` | static binaries for boards | cross.rs |
 //! | `image` | a card, kernel and initramfs for a board | image.rs |
 //! | `boot` | a board's image in QEMU, with a fleet controller | boot.rs |
+//! | `dist` | archives, Debian packages, SBOM, checksums, signature | dist.rs |
 //! | `docs` | docs/boards.md out of the board files | docs.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
@@ -20,8 +21,8 @@
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, boot, cross, demo, docs, engines, fuzz, image, order, powercut, process, size, test, validation,
-    vm,
+    bench, boot, cross, demo, dist, docs, engines, fuzz, image, order, powercut, process, size, test,
+    validation, vm,
 };
 
 #[derive(Parser)]
@@ -46,6 +47,8 @@ enum Command {
     Image(image::Options),
     /// Boot a board's image in QEMU and let a fleet controller work with it
     Boot(boot::Options),
+    /// Make what people install: archives, Debian packages, an SBOM, signed checksums
+    Dist(dist::Options),
     /// Write docs/boards.md out of the board files
     Docs(docs::Options),
     /// Find out what the runtime's commands execute, for the linker to put it side by side
@@ -78,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         Command::Build(options) => cross::run_command(&options),
         Command::Image(options) => image::run_command(&options),
         Command::Boot(options) => boot::run_command(&options),
+        Command::Dist(options) => dist::run_command(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Order(options) => order::run_command(&options),
         Command::Size(options) => size::run(&options),
