@@ -47,7 +47,7 @@ pub struct Options {
     /// Into this folder [target/dist]
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Only for these: amd64, arm64, arm-v7, arm-v6 [all]
+    /// Only for these (all): amd64, arm64, arm-v7, arm-v6
     #[arg(long, value_delimiter = ',', value_name = "ARCH")]
     pub arch: Vec<String>,
     /// Sign the checksums with this OpenSSH Ed25519 key (ssh-keygen -t ed25519)

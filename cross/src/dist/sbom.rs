@@ -1,4 +1,4 @@
-//! A software bill of materials, CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json/): every crate that is compiled into the program, with version,
+//! A software bill of materials, CycloneDX 1.5 (<https://cyclonedx.org/docs/1.5/json/>): every crate that is compiled into the program, with version,
 //! licence and checksum, out of `cargo metadata` and Cargo.lock. Without time or serial number: the same lock file is the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
