@@ -74,7 +74,7 @@ pub enum CliError {
     #[error("{0} is the image of a container; remove the container first or use --force")]
     ImageInUse(String),
     /// Files are not as they were stored.
-    #[error("{damaged} of {all} images are damaged; remove them and import them again")]
+    #[error("{damaged} of {all} images are damaged; remove them and load them again")]
     Damaged {
         /// How many.
         damaged: usize,
