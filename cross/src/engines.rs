@@ -130,7 +130,7 @@ fn image(folder: &Path) -> Result<PathBuf> {
     for name in ["bin", "etc", "tmp"] {
         std::fs::create_dir_all(root.join(name))?;
     }
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is not installed")?;
+    std::fs::copy(packages::busybox()?, root.join("bin/busybox"))?;
     for applet in APPLETS {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
     }

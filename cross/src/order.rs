@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::build::{Strip, root, target_dir};
 use crate::cross::Compiler;
+use crate::packages::busybox;
 use crate::process::{start_stopped, stdout_of};
 
 /// The linker script, in the repository.
@@ -96,8 +97,7 @@ impl Work {
             let bundle = folder.path().join(name);
             std::fs::create_dir_all(bundle.join("rootfs"))?;
             for applet in ["true", "sleep"] {
-                std::fs::copy("/bin/busybox", bundle.join("rootfs").join(applet))
-                    .context("busybox is not installed (Debian: busybox-static)")?;
+                std::fs::copy(busybox()?, bundle.join("rootfs").join(applet))?;
             }
             stdout_of(Command::new(binary).args(["oci", "spec"]).current_dir(&bundle))?;
             let path = bundle.join("config.json");
@@ -137,8 +137,6 @@ impl Work {
         )?;
         kill(shell, Signal::SIGCONT)?;
         let mut is_ours = false;
-        // Those that are executing our file.
-        let mut traced = HashSet::from([shell]);
         loop {
             let status = waitpid(None, Some(WaitPidFlag::__WALL))?;
             let (pid, signal) = match status {
@@ -149,7 +147,6 @@ impl Work {
                 WaitStatus::Signaled(pid, signal, _) if pid == shell => bail!("ended with {signal}"),
                 WaitStatus::PtraceEvent(pid, _, EVENT_EXEC) if pid != shell || is_ours => {
                     // The container's own program.
-                    traced.remove(&pid);
                     ptrace::detach(pid, None)?;
                     continue;
                 }
@@ -161,7 +158,6 @@ impl Work {
                 WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
                 _ => continue,
             };
-            traced.insert(pid);
             if is_ours {
                 executed.insert(program_counter(pid)?);
                 ptrace::step(pid, signal)?;

@@ -1,5 +1,6 @@
 //! What the tests need from outside, and how it gets here.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -86,6 +87,15 @@ fn stop_services_we_did_not_ask_for() {
             "    (no service manager stopped the packaged broker and registry; the tests use ports of their own)"
         );
     }
+}
+
+/// busybox, which programs without any library are made of.
+pub fn busybox() -> Result<PathBuf> {
+    let found = ["/bin/busybox", "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.is_file());
+    found.context("busybox is not installed (Debian: busybox-static)")
 }
 
 /// Installs a cargo subcommand when it is missing.

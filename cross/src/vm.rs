@@ -228,7 +228,7 @@ impl Machine {
 
     fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
         let mut made = Initramfs::default();
-        made.add_file("bin/busybox", &busybox()?)?;
+        made.add_file("bin/busybox", &packages::busybox()?)?;
         made.add("init", include_bytes!("vm/init.sh"));
         made.add("command", self.script()?.as_bytes());
         let mut order = String::new();
@@ -266,14 +266,6 @@ fn said(folder: &Path) -> String {
 /// A word that the shell takes as it is.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-fn busybox() -> Result<PathBuf> {
-    let found = ["/bin/busybox", "/usr/bin/busybox"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.is_file());
-    found.context("busybox is not installed (Debian: busybox-static)")
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ impl Bench {
         let data = self.folder.join("run-data");
         let context = self.folder.join("run-context");
         std::fs::create_dir(&context)?;
-        std::fs::copy(super::runtime::busybox()?, context.join("echo"))?;
+        std::fs::copy(crate::packages::busybox()?, context.join("echo"))?;
         std::fs::write(
             context.join("Containerfile"),
             "FROM scratch\nCOPY echo /echo\nCMD [\"/echo\", \"here\"]\n",

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::peak::peak_kib;
 use super::{Options, Summary, WARM_UP_ROUNDS};
+use crate::packages;
 use crate::process::{high_water_mark_kib, interrupted, is_installed, shown, stdout_of, wait_for};
 use crate::stand::elapsed_ms;
 
@@ -169,7 +170,7 @@ impl Runtime {
             let folder = self.bundle(bundle);
             std::fs::create_dir_all(folder.join("rootfs"))?;
             for applet in ["true", "sleep"] {
-                std::fs::copy(busybox()?, folder.join("rootfs").join(applet))?;
+                std::fs::copy(packages::busybox()?, folder.join("rootfs").join(applet))?;
             }
             stdout_of(Command::new(punnet).args(["oci", "spec"]).current_dir(&folder))?;
             let path = folder.join("config.json");
@@ -464,13 +465,4 @@ fn many(runtime: &Runtime, count: usize) -> Result<()> {
         state_kib.div_ceil(count as u64)
     );
     Ok(())
-}
-
-/// busybox, which is whatever it is called.
-pub(super) fn busybox() -> Result<PathBuf> {
-    let found = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file());
-    found.context("busybox is not installed (Debian: busybox-static)")
 }

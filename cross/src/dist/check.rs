@@ -173,7 +173,7 @@ fn installed(package: &Path, root: &Path) -> Result<()> {
     for file in ["var/lib/dpkg/status", "dev/null"] {
         fs::write(root.join(file), "")?;
     }
-    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    fs::copy(packages::busybox()?, root.join("bin/busybox"))?;
     for applet in ["sh", "mkdir", "rm", "xargs", "["] {
         symlink("busybox", root.join("bin").join(applet))?;
     }

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::habits::{Habits, IMAGE};
 use super::{Checks, expect};
+use crate::packages::busybox;
 use crate::process::stdout_of;
 
 /// A device of ours beside an engine.
@@ -47,7 +48,7 @@ impl Ours {
     fn context(&self) -> Result<String> {
         let context = self.folder.join("context");
         std::fs::create_dir_all(&context)?;
-        std::fs::copy("/bin/busybox", context.join("busybox"))?;
+        std::fs::copy(busybox()?, context.join("busybox"))?;
         let text = "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]\n";
         std::fs::write(context.join("Containerfile"), text)?;
         Ok(context.display().to_string())

@@ -56,16 +56,7 @@ pub fn cut(programs: &Programs, outer: &Outer, cuts: u32, seed: u64) -> Result<(
     loop {
         let disk = overlay(outer, boot)?;
         let witness = outer.file("witness");
-        qemu_img(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            &options(),
-            &shown(&witness),
-            WITNESS_SIZE,
-        ])?;
+        make_qcow2(&[&shown(&witness), WITNESS_SIZE])?;
         let disks: Vec<_> = std::iter::once(disk.clone())
             .chain(clones.iter().cloned())
             .chain([witness.clone()])
@@ -134,24 +125,13 @@ fn overlay(outer: &Outer, boot: u32) -> Result<PathBuf> {
     }
     let disk = outer.file("disk");
     let base = shown(&base(outer, boot));
-    qemu_img(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        &options(),
-        "-b",
-        &base,
-        "-F",
-        "raw",
-        &shown(&disk),
-    ])?;
+    make_qcow2(&["-b", &base, "-F", "raw", &shown(&disk)])?;
     Ok(disk)
 }
 
-fn options() -> String {
-    format!("cluster_size={CLUSTER_BYTES}")
+fn make_qcow2(words: &[&str]) -> Result<()> {
+    let options = format!("cluster_size={CLUSTER_BYTES}");
+    qemu_img(&[&["create", "-q", "-f", "qcow2", "-o", &options], words].concat())
 }
 
 fn qemu_img(words: &[&str]) -> Result<()> {

@@ -272,6 +272,17 @@ pub fn wait_in_time(child: &mut Child, words: &[&str]) -> ExitStatus {
     child.wait().unwrap()
 }
 
+/// Where the tree of cgroup v2 is mounted. None, and it says so, where there is none.
+pub fn cgroup_top() -> Option<&'static str> {
+    let top = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .find(|place| Path::new(place).join("cgroup.controllers").exists());
+    if top.is_none() {
+        println!("SKIPPED: no cgroup v2 here");
+    }
+    top
+}
+
 /// Polls for up to 10 s.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..1000 {

@@ -1,6 +1,6 @@
 //! pause, resume, update, ps, events, features, and the words around them that engines parse.
 
-use crate::bundle::{Bundle, wait_until};
+use crate::bundle::{Bundle, cgroup_top, wait_until};
 use crate::limits::{folder, limited};
 use crate::references::differs;
 use punnet_spec::{Memory, Resources};
@@ -11,28 +11,12 @@ use std::process::Stdio;
 
 const MIB: i64 = 1 << 20;
 
-/// Whether cgroup v2 is where every runtime looks for it; says so otherwise.
-fn has_cgroup_v2() -> bool {
-    let found = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let found = found || std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();
-    if !found {
-        println!("SKIPPED: no cgroup v2 here");
-    }
-    found
-}
-
 /// A running container with a cgroup of its own, and that cgroup.
 fn running(script: &str) -> Option<(Bundle, PathBuf)> {
-    if !has_cgroup_v2() {
-        return None;
-    }
+    let top = cgroup_top()?;
     let mut bundle = Bundle::sh(script);
     bundle.linux().cgroups_path = format!("/control/{}", bundle.id());
     bundle.start();
-    let top = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        .into_iter()
-        .find(|place| std::path::Path::new(place).join("cgroup.procs").exists())
-        .unwrap();
     let cgroup = format!("{top}/control/{}", bundle.id()).into();
     Some((bundle, cgroup))
 }

@@ -1,7 +1,7 @@
 //! Where relative places in the cgroup tree begin, and a part of it that belongs to an ordinary user, as systemd gives it with Delegate=yes: the
 //! user's processes are in one cgroup of the part, the containers' cgroups are made beside that. cgroups(7), delegation
 
-use crate::bundle::{Answer, Bundle, runtime, wait_until};
+use crate::bundle::{Answer, Bundle, cgroup_top, runtime, wait_until};
 use crate::limits::limited;
 use crate::references::differs;
 use crate::rootless::{UID, for_user, rootless};
@@ -49,11 +49,7 @@ fn a_relative_cgroups_path_begins_beside_the_runtimes_own_cgroup() {
     if differs("a_relative_cgroups_path_begins_beside_the_runtimes_own_cgroup") {
         return;
     }
-    let top = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        .into_iter()
-        .find(|place| Path::new(place).join("cgroup.procs").exists());
-    let Some(top) = top else {
-        println!("SKIPPED: no cgroup v2 here");
+    let Some(top) = cgroup_top() else {
         return;
     };
     // In its own the kernel would give it no controllers: the runtime is there.
