@@ -84,12 +84,7 @@ pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<P
         &target.triple,
     ]);
     // A folder of its own for each feature set, so that one does not undo the other's work.
-    let mut name = features_name(features);
-    if strip == Strip::No {
-        name += "-symbols";
-        command.env("CARGO_PROFILE_RELEASE_STRIP", "none");
-    }
-    let folder = target_dir().join("device").join(name);
+    let folder = target_dir().join("device").join(features_name(features));
     command.arg("--target-dir").arg(&folder);
     if !features.is_empty() {
         command.args(["--no-default-features", "--features", &features.join(",")]);
@@ -97,8 +92,28 @@ pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<P
     if target.is_static {
         command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }
-    run(&mut command)?;
-    existing(folder.join(&target.triple).join("release").join(package))
+    // Linked once, with its symbols.
+    run(command.env("CARGO_PROFILE_RELEASE_STRIP", "none"))?;
+    let linked = existing(folder.join(&target.triple).join("release").join(package))?;
+    match strip {
+        Strip::Yes => stripped(&linked, &folder.join("stripped")),
+        Strip::No => Ok(linked),
+    }
+}
+
+/// A copy without symbols in this folder, made anew when it is older.
+fn stripped(binary: &Path, folder: &Path) -> Result<PathBuf> {
+    let copy = folder.join(binary.file_name().context("a binary has a name")?);
+    let changed = |path: &Path| std::fs::metadata(path)?.modified();
+    if changed(&copy).is_ok_and(|copied| changed(binary).is_ok_and(|linked| copied >= linked)) {
+        return Ok(copy);
+    }
+    std::fs::create_dir_all(folder)?;
+    // Under another name first: the old one may be running.
+    let new = copy.with_extension(std::process::id().to_string());
+    run(Command::new("strip").arg("-o").args([&new, binary]))?;
+    std::fs::rename(&new, &copy)?;
+    Ok(copy)
 }
 
 /// Builds the fleet controller for this machine and returns the path of its binary.

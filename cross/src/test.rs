@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 /// How long the runtime's suite may take in the virtual machine: some two minutes are usual, ten for all of it on both references.
-const VIRTUAL_MACHINE_TIMEOUT: Duration = Duration::from_secs(40 * 60);
+const VIRTUAL_MACHINE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// What the references are asked in CI. Where they differ says a table of the suite, runtime/tests/it/references.rs.
 const TESTS_ON_REFERENCES: &[&str] = &[

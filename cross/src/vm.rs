@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use punnet_boards::Arch;
 use tempfile::TempDir;
 
@@ -33,6 +33,9 @@ const MODULES: &[&str] = &[
     "ext4",
     "overlay",
 ];
+
+/// From the end of the command to the end of the machine.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Size of the scratch disk, bytes; the file has holes.
 const DISK_BYTES: u64 = 16 << 30;
@@ -136,12 +139,19 @@ impl Machine {
     pub fn run(&self, timeout: Duration) -> Result<i32> {
         let folder = Self::folder()?;
         let mut machine = self.boot(folder.path())?;
-        wait_for("the virtual machine to switch itself off", timeout, || {
-            machine.ended()
+        let code = wait_for("the command in the virtual machine to end", timeout, || {
+            let ended = machine.ended()?;
+            match (exit_code(&said(folder.path())), ended) {
+                (None, Some(())) => bail!("the virtual machine ended before the command did"),
+                (code, _) => Ok(code),
+            }
         })?;
-        let code = said(folder.path());
-        let code = code.lines().last().and_then(|line| line.trim().parse().ok());
-        code.context("the virtual machine ended before the command did")
+        // The disks are written by now. That the kernel cannot switch the emulated power off, as it has been seen, is no fault of the command.
+        if wait_for("it to switch itself off", POWER_OFF_TIMEOUT, || machine.ended()).is_err() {
+            eprintln!("    (the virtual machine did not switch itself off: it is ended)");
+            machine.stop()?;
+        }
+        Ok(code)
     }
 
     /// Boots, waits until the command has written a line `ready` to /dev/ttyS1, does `meanwhile` with what was there before it, and cuts the power.
@@ -263,6 +273,12 @@ fn said(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("code")).unwrap_or_default()
 }
 
+/// The exit code in a machine's last line, once that is whole.
+fn exit_code(said: &str) -> Option<i32> {
+    let last = said.strip_suffix('\n')?.lines().last()?;
+    last.strip_prefix("ended with ")?.trim().parse().ok()
+}
+
 /// A word that the shell takes as it is.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
@@ -270,7 +286,15 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{exit_code, quoted};
+
+    #[test]
+    fn the_exit_code_is_in_the_last_line_once_that_is_whole() {
+        assert_eq!(exit_code("7\r\nended with 12\r\n"), Some(12));
+        for said in ["", "7\r\n", "ended with 1", "ended with 1\r\nmore\r\n"] {
+            assert_eq!(exit_code(said), None, "{said:?}");
+        }
+    }
 
     #[test]
     fn a_word_reaches_the_shell_as_it_is() {

@@ -52,7 +52,8 @@ exec $busybox switch_root /new /bin/sh -c '
     exec </dev/null >/dev/ttyS0 2>&1
     stty -F /dev/ttyS0 -opost
     setsid --wait sh /run/command
-    echo $? >/dev/ttyS1
+    code=$?
     sync
+    echo "ended with $code" >/dev/ttyS1
     echo o >/proc/sysrq-trigger
-    while :; do :; done'
+    while :; do sleep 1; done'
