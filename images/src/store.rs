@@ -9,6 +9,7 @@
 //!     rootfs/                  all layers applied; its regular files are hard links to objects
 //!     manifest.json config.json
 //!     files                    digest, size and path of every regular file, for `verify`
+//!     nodes                    kind, metadata, path and target of all else that is in it, likewise (nodes.rs)
 //!     links                    names of files that are hard links of each other in the image, NUL after each
 //!     summary.json             sizes, for `images`
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export
@@ -26,6 +27,7 @@
 mod copy;
 mod evidence;
 mod flatten;
+mod nodes;
 mod object;
 mod repair;
 mod staging;
@@ -54,7 +56,7 @@ pub use repair::Repaired;
 pub use staging::Staging;
 pub use tree::remove as remove_tree;
 pub use usage::{ImageUsage, Usage};
-pub use verify::{Damage, Problem};
+pub use verify::{Damage, PROBLEMS_MAX, Problem};
 
 const VERSION: &str = "punnet-store 1";
 
@@ -453,12 +455,12 @@ impl Store {
         })
     }
 
-    /// Reads every file of an image and returns what is not as it was stored.
+    /// Looks at all of an image and returns what is not as it was stored, up to [`PROBLEMS_MAX`].
     pub fn verify(&self, image: &Image) -> Result<Vec<Problem>> {
         let inode = || fs::metadata(&image.folder).map(|found| found.ino()).ok();
         loop {
             let before = inode();
-            let problems = verify::verify(&image.folder);
+            let problems = verify::verify(image);
             let is_whole = problems.as_ref().is_ok_and(Vec::is_empty);
             match inode() {
                 // What is being removed is not damaged.

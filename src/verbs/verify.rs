@@ -1,9 +1,9 @@
-//! verify: every file of images against its digest, and what is damaged put back.
+//! verify: all that is in images against what was stored, and what is damaged put back.
 
 use std::io::Read;
 use std::process::ExitCode;
 
-use punnet_images::store::Problem;
+use punnet_images::store::{PROBLEMS_MAX, Problem};
 use punnet_images::{Image, Source, Store};
 
 use super::images::store;
@@ -12,13 +12,17 @@ use super::{ANY, Given, Verb, Words, flag, valued};
 use crate::error::CliError;
 use crate::roots::Roots;
 
+/// Repairs of one image, each of as many problems as are looked at at once: enough for all entries of the largest.
+const ROUNDS_MAX: usize = 200;
+
 /// `punnet verify`
 pub const VERIFY: Verb = Verb {
     name: "verify",
-    summary: "Check every file of images against its digest",
+    summary: "Check all files of images against what was stored",
     synopsis: "[--repair [--from PATH]] [IMAGE...]",
-    details: "All images when none is named. Each damaged file is printed; exit status 1 when something is damaged and stays so. --repair reads the layers again,\n\
-              until the damaged files have been found in them, and replaces those and nothing else, in every image that has them.",
+    details: "All images when none is named. Files are read and compared with their digests, directories and links with what they were. What is damaged is printed;\n\
+              exit status 1 when something is damaged and stays so. --repair puts directories and links back as they were, reads the layers again until the damaged\n\
+              files have been found in them, and replaces those and nothing else, in every image that has them.",
     flags: &[
         flag("repair", "Put back what is damaged"),
         valued(
@@ -46,13 +50,10 @@ fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         problems
             .iter()
             .for_each(|problem| println!("{} {problem}", image.manifest));
-        if problems.is_empty() {
-            continue;
-        }
-        if given.has("repair") && repair(&store, image, &problems, &layers_of(roots, &given, image)?)? {
-            continue;
-        }
-        damaged += 1;
+        let layers = || layers_of(roots, &given, image);
+        let is_whole =
+            problems.is_empty() || (given.has("repair") && repair(&store, image, problems, &layers)?);
+        damaged += usize::from(!is_whole);
     }
     if damaged == 0 {
         Ok(ExitCode::SUCCESS)
@@ -80,16 +81,35 @@ fn layers_of(roots: &Roots, given: &Given, image: &Image) -> Result<Source, CliE
 }
 
 /// True when nothing is damaged any more.
-fn repair(store: &Store, image: &Image, problems: &[Problem], source: &Source) -> Result<bool, CliError> {
-    let repaired = store.repair(image, problems, &mut |layer| {
-        Ok(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
-    })?;
-    println!(
-        "{} repaired {} files under {} paths, from {} KiB of layers",
-        image.manifest,
-        repaired.files,
-        repaired.paths,
-        repaired.read_bytes.div_ceil(1024)
-    );
-    Ok(store.verify(image)?.is_empty())
+fn repair(
+    store: &Store,
+    image: &Image,
+    mut problems: Vec<Problem>,
+    layers: &dyn Fn() -> Result<Source, CliError>,
+) -> Result<bool, CliError> {
+    // Directories, links and files that are whole elsewhere need no layers: then nobody is asked for them.
+    let mut source = None;
+    for _ in 0..ROUNDS_MAX {
+        let repaired = store.repair(image, &problems, &mut |layer| {
+            let source = match &source {
+                Some(source) => source,
+                None => source.insert(layers()?),
+            };
+            Ok::<_, CliError>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+        })?;
+        println!(
+            "{} repaired {} files under {} paths, from {} KiB of layers, and {} directories and links",
+            image.manifest,
+            repaired.files,
+            repaired.paths,
+            repaired.read_bytes.div_ceil(1024),
+            repaired.nodes
+        );
+        let were_all = problems.len() < PROBLEMS_MAX;
+        problems = store.verify(image)?;
+        if were_all || problems.is_empty() {
+            break;
+        }
+    }
+    Ok(problems.is_empty())
 }

@@ -156,6 +156,16 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
     std::fs::remove_file(&program).unwrap();
     let shown = ok(stand.punnet(&["verify", "--repair", "--from"]).arg(&archive));
     assert!(shown.contains("from 0 KiB"), "{shown}");
+    // And a directory from what is known of it, though nobody can be asked for layers.
+    std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::remove_file(&program).unwrap();
+    let complaint = fails(&mut stand.punnet(&["verify"]), 1);
+    assert!(complaint.contains("1 of 1"), "{complaint}");
+    let shown = ok(&mut stand.punnet(&["verify", "--repair"]));
+    assert!(
+        shown.contains(".: mode, owner or time") && shown.contains("and 1 directories and links"),
+        "{shown}"
+    );
     // So does the configuration.
     std::fs::write(root.with_file_name("config.json"), "{}").unwrap();
     let complaint = fails(&mut stand.punnet(&["verify"]), 1);
@@ -164,6 +174,8 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
     assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
     let greeting = ok(&mut stand.punnet(&["run", "--rm", "hello", "--once"]));
     assert!(greeting.contains("hello from a scratch container"));
+    // A container leaves no trace in the tree.
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
 }
 
 #[test]

@@ -105,6 +105,29 @@ impl Metadata {
         }
     }
 
+    /// `<mode, octal> <uid> <gid> <seconds> <nanoseconds>`: all but attributes.
+    pub fn to_text(&self) -> String {
+        format!(
+            "{:o} {} {} {} {}",
+            self.mode, self.uid, self.gid, self.mtime_seconds, self.mtime_nanoseconds
+        )
+    }
+
+    /// Reads what [`Self::to_text`] has written.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let mut next = || words.next();
+        let metadata = Self {
+            mode: u32::from_str_radix(next()?, 8).ok()?,
+            uid: next()?.parse().ok()?,
+            gid: next()?.parse().ok()?,
+            mtime_seconds: next()?.parse().ok()?,
+            mtime_nanoseconds: next()?.parse().ok()?,
+            xattrs: Vec::new(),
+        };
+        words.next().is_none().then_some(metadata)
+    }
+
     /// What a directory has that no archive lists: the same wherever and whenever it is unpacked.
     pub fn of_implied_folder() -> Self {
         Self {

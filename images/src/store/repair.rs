@@ -1,10 +1,10 @@
 //! Puts back what is damaged, and nothing else: layers are read only until every damaged file has been found in them.
 //!
-//! A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
+//! Directories and links come first, of all images: what they were is written down (nodes.rs). A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
 //! interrupted is found by the next `verify` and repaired again. Directories keep their times. Files that a running container has open stay
 //! what they are for it until it opens them again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FlockArg, OFlag, renameat};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
@@ -22,7 +23,7 @@ use super::object::Metadata;
 use super::staging::Staging;
 use super::unpack::COPY_BYTES;
 use super::verify::{self, Problem};
-use super::{Image, Store, tree};
+use super::{Image, Store, nodes, tree};
 use crate::decompress::decompressed;
 use crate::oci::{DOCUMENT_BYTES_MAX, Descriptor};
 use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
@@ -35,39 +36,42 @@ pub struct Repaired {
     pub files: u64,
     /// Paths in all images.
     pub paths: u64,
+    /// Directories, symbolic links and named pipes in all images.
+    pub nodes: u64,
     /// Bytes of layers, as transferred, that were read for it.
     pub read_bytes: u64,
 }
+
+/// A layer as it is transferred.
+type Fetched<E> = Result<Box<dyn Read>, E>;
 
 /// Objects that are looked for, and their size.
 type Wanted = BTreeMap<Digest, u64>;
 
 impl Store {
-    /// Repairs what [`Store::verify`] has found in this image. `fetch` opens a layer as it is transferred. What no layer has stays damaged.
-    pub fn repair(
+    /// Repairs what [`Store::verify`] has found in this image. `fetch` opens a layer as it is transferred, and is called only when one is needed. What
+    /// no layer has stays damaged.
+    pub fn repair<E: From<Error>>(
         &self,
         image: &Image,
         problems: &[Problem],
-        fetch: &mut dyn FnMut(&Descriptor) -> Result<Box<dyn Read>>,
-    ) -> Result<Repaired> {
+        fetch: &mut dyn FnMut(&Descriptor) -> Fetched<E>,
+    ) -> Result<Repaired, E> {
         let _lock = self.lock(FlockArg::LockExclusive)?;
-        let mut wanted = Wanted::new();
-        verify::for_each_file(&image.folder, |record| {
-            if problems.iter().any(|problem| problem.object == record.object) {
-                wanted.insert(record.object, record.size);
-            }
-            Ok(())
-        })?;
+        let images = self.list()?;
         let mut repaired = Repaired::default();
+        for image in &images {
+            repaired.nodes += nodes::mend(&image.folder)?;
+        }
+        let damaged: BTreeSet<Digest> = problems.iter().filter_map(|problem| problem.object).collect();
         let staging = Staging::make(&self.root.join("staging"))?;
         let manifest = image.manifest_document()?;
-        if problems
-            .iter()
-            .any(|problem| problem.object == manifest.config.digest)
+        if damaged.contains(&manifest.config.digest)
             && put_configuration(&mut *fetch(&manifest.config)?, &manifest.config, image, &staging)?
         {
             (repaired.files, repaired.paths) = (1, 1);
         }
+        let mut wanted = self.wanted(image, &damaged)?;
         self.find_stored(&mut wanted, &staging)?;
         for layer in manifest.layers.iter().rev() {
             if wanted.is_empty() {
@@ -85,16 +89,22 @@ impl Store {
                 source: Box::new(source),
             })?;
         }
-        let images = self.list()?;
-        for object in fs::read_dir(staging.path()).map_err(Error::at("list", staging.path()))? {
-            let object = object.map_err(Error::at("list", staging.path()))?;
-            let Some(digest) = object.file_name().to_str().and_then(Digest::from_hex) else {
-                continue;
-            };
-            repaired.paths += self.replace(&object.path(), &digest, &images)?;
-            repaired.files += 1;
-        }
+        let (files, paths) = self.replace(&staging, &images)?;
+        repaired.files += files;
+        repaired.paths += paths;
         Ok(repaired)
+    }
+
+    /// Files to look for, with their sizes.
+    fn wanted(&self, image: &Image, damaged: &BTreeSet<Digest>) -> Result<Wanted> {
+        let mut wanted = Wanted::new();
+        verify::for_each_file(&image.folder, |record| {
+            if damaged.contains(&record.object) {
+                wanted.insert(record.object, record.size);
+            }
+            Ok(())
+        })?;
+        Ok(wanted)
     }
 
     /// What is merely missing from this image may be whole as an object.
@@ -141,24 +151,30 @@ impl Store {
         syncfs(&folder).map_err(Error::at("sync", staging.path()))
     }
 
-    /// Puts a good copy into the place of the object and of every path that is to be it.
-    fn replace(&self, good: &Path, digest: &Digest, images: &[Image]) -> Result<u64> {
+    /// Puts good copies into the places of their objects and of every path that is to be one; how many files and paths.
+    fn replace(&self, staging: &Staging, images: &[Image]) -> Result<(u64, u64)> {
+        let good: BTreeSet<Digest> = super::entries(staging.path())?
+            .iter()
+            .filter_map(|path| Digest::from_hex(path.file_name()?.to_str()?))
+            .collect();
         let mut paths = 0;
         for image in images {
             let root = tree::open_folder(&image.rootfs())?;
             verify::for_each_file(&image.folder, |record| {
-                if record.object == *digest && verify::check_path(&root, record)?.is_some() {
-                    put(good, &root, record.path)?;
+                if good.contains(&record.object) && verify::check_path(&root, record)?.is_some() {
+                    put(&staging.path().join(record.object.hex()), &root, record.path)?;
                     paths += 1;
                 }
                 Ok(())
             })?;
         }
-        let object = self.object_path(digest);
-        fs::rename(good, &object).map_err(Error::at("replace", &object))?;
+        for digest in &good {
+            let (from, object) = (staging.path().join(digest.hex()), self.object_path(digest));
+            fs::rename(&from, &object).map_err(Error::at("replace", &object))?;
+        }
         let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
         syncfs(&root).map_err(Error::at("sync", &self.root))?;
-        Ok(paths)
+        Ok((good.len() as u64, paths))
     }
 }
 
@@ -189,26 +205,38 @@ fn put_configuration(
     Ok(true)
 }
 
-/// One more link to the good copy, in the place of what is there; the directory keeps its times.
+/// One more link to the good copy, in the place of what is there.
 fn put(good: &Path, root: &OwnedFd, path: &Path) -> Result<()> {
+    let link = good.with_file_name("link");
+    fs::hard_link(good, &link).map_err(Error::at("create", &link))?;
+    keeping_times(root, path, |folder, name| {
+        let rename = || renameat(AT_FDCWD, &link, folder, name);
+        match rename() {
+            Err(Errno::EISDIR) => {
+                tree::remove_at(folder, name)?;
+                rename()
+            }
+            other => other,
+        }
+        .map_err(Error::at("repair", path))
+    })
+}
+
+/// Changes what a name stands for; the directory that it is in keeps its times.
+pub(super) fn keeping_times(
+    root: &OwnedFd,
+    path: &Path,
+    change: impl FnOnce(&OwnedFd, &OsStr) -> Result<()>,
+) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
     let folder = tree::open(root, tree::at_root(parent), flags).map_err(Error::at("open", parent))?;
     let before = tree::as_file(&folder, parent)?
         .metadata()
         .map_err(Error::at("look at", parent))?;
-    let failed = |errno: nix::errno::Errno| Error::io("repair", path, errno);
-    let link = good.with_file_name("link");
-    fs::hard_link(good, &link).map_err(Error::at("create", &link))?;
-    renameat(
-        AT_FDCWD,
-        &link,
-        &folder,
-        path.file_name().unwrap_or(OsStr::new("")),
-    )
-    .map_err(failed)?;
+    change(&folder, path.file_name().unwrap_or_default())?;
     let mtime = TimeSpec::new(before.mtime() as _, before.mtime_nsec() as _);
-    futimens(&folder, &mtime, &mtime).map_err(failed)
+    futimens(&folder, &mtime, &mtime).map_err(Error::at("repair", path))
 }
 
 /// Writes an entry as the store would have it; its object's name, and where it is for now.

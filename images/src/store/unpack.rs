@@ -19,6 +19,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{fchownat, geteuid, linkat, mkfifoat, symlinkat};
 use sha2::Digest as _;
 
+use super::nodes::{Kind, NODES, Node, NodeList};
 use super::object::Metadata;
 use super::table::{Queue, Table, Value};
 use super::{Summary, drain, tree};
@@ -132,13 +133,14 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Gives directories their times, lists all files for `verify`, and counts.
+    /// Gives directories their times, lists all that is there for `verify`, and counts files.
     pub fn finish(mut self, list: &Path) -> Result<Summary> {
         let file = File::create(list).map_err(Error::at("create", list))?;
         let mut list = List {
             out: BufWriter::new(file),
             path: list,
             summary: Summary::default(),
+            nodes: NodeList::make(self.staging.join(NODES))?,
         };
         let mut folders = Queue::make(&self.staging.join("folders"))?;
         folders.push(Path::new(""))?;
@@ -149,6 +151,7 @@ impl Unpacker {
             links.flush().map_err(Error::at("write", &self.links_path))?;
         }
         list.out.flush().map_err(Error::at("write", list.path))?;
+        list.nodes.finish()?;
         Ok(list.summary)
     }
 
@@ -172,20 +175,25 @@ impl Unpacker {
         let time = time_of(self.inodes.get(inode)?.unwrap_or_default());
         futimens(&folder, &time, &time).map_err(Error::at("set the time of", path))?;
         let failed = |error| Error::io("list", path, error);
+        let found = tree::as_file(&folder, path)?.metadata().map_err(failed)?;
+        list.add_node(Kind::Directory, &found, path, OsStr::new(""))?;
         for entry in fs::read_dir(tree::at(&folder, OsStr::new("."))).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let below = path.join(&name);
-            let found = fstatat(&folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(Error::at("look at", &below))?;
-            match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
-                SFlag::S_IFDIR => folders.push(&below)?,
-                SFlag::S_IFREG => {
-                    let object = self.inodes.get(found.st_ino)?;
+            let entry = entry.map_err(failed)?;
+            let below = path.join(entry.file_name());
+            let found = entry.metadata().map_err(Error::at("look at", &below))?;
+            match Kind::of(found.file_type()) {
+                Some(Kind::Directory) => folders.push(&below)?,
+                Some(Kind::Symlink) => {
+                    let target = fs::read_link(entry.path()).map_err(Error::at("read", &below))?;
+                    list.add_node(Kind::Symlink, &found, &below, target.as_os_str())?;
+                }
+                Some(Kind::Fifo) => list.add_node(Kind::Fifo, &found, &below, OsStr::new(""))?,
+                None => {
+                    let object = self.inodes.get(found.ino())?;
                     let object = object
                         .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
-                    list.add(&Digest::from_bytes(object), found.st_size as u64, &below)?;
+                    list.add(&Digest::from_bytes(object), found.len(), &below)?;
                 }
-                _ => {}
             }
         }
         Ok(())
@@ -505,14 +513,24 @@ struct Stored {
     inode: u64,
 }
 
-/// The list that `verify` reads.
+/// The lists that `verify` reads.
 struct List<'a> {
     out: BufWriter<File>,
     path: &'a Path,
     summary: Summary,
+    nodes: NodeList,
 }
 
 impl List<'_> {
+    fn add_node(&mut self, kind: Kind, found: &fs::Metadata, path: &Path, target: &OsStr) -> Result<()> {
+        self.nodes.add(&Node {
+            kind,
+            metadata: Metadata::of_link(found),
+            path,
+            target,
+        })
+    }
+
     fn add(&mut self, name: &Digest, size: u64, path: &Path) -> Result<()> {
         self.summary.files += 1;
         self.summary.size_bytes += size;

@@ -1,4 +1,4 @@
-//! Every file of an image, and the documents that describe it, against what they were when it was stored.
+//! All that is in an image, and the documents that describe it, against what they were when it was stored. What somebody has added is not looked for.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use sha2::Digest as _;
 
 use super::object::Metadata;
-use super::tree;
+use super::{Image, nodes, tree};
 use crate::oci::Manifest;
 use crate::tar_stream::PATH_BYTES_MAX;
 use crate::{Digest, Error, Result};
@@ -19,22 +20,27 @@ use crate::{Digest, Error, Result};
 /// Longest record: digest, size, path and what stands between them.
 const RECORD_BYTES_MAX: u64 = 64 + 20 + PATH_BYTES_MAX as u64 + 3;
 
-/// A file that is not as it was stored.
+/// Problems that are returned at once: some 2 MB of memory. `--repair` goes on with those behind them.
+pub const PROBLEMS_MAX: usize = 10_000;
+
+/// Something that is not as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Its path in the image.
     pub path: PathBuf,
     /// What is wrong with it.
     pub damage: Damage,
-    /// The object that it must be.
-    pub(super) object: Digest,
+    /// The object that it must be; none when it is no regular file.
+    pub(super) object: Option<Digest>,
 }
 
-/// What can be wrong with a file.
+/// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// It is not there, or no regular file.
+    /// It is not there.
     Missing,
+    /// It is a file, a directory, a link or something else, and was another of those.
+    Kind,
     /// It has another length.
     Size {
         /// Bytes it was stored with.
@@ -44,6 +50,10 @@ pub enum Damage {
     },
     /// Its content or its metadata differ.
     Content,
+    /// A symbolic link leads elsewhere.
+    Target,
+    /// Mode, owner or time of what is no regular file differ.
+    Metadata,
     /// The disk does not give it back.
     Unreadable,
 }
@@ -53,6 +63,9 @@ impl std::fmt::Display for Problem {
         let path = self.path.display();
         match self.damage {
             Damage::Missing => write!(out, "{path}: is missing"),
+            Damage::Kind => write!(out, "{path}: is of another kind than it was"),
+            Damage::Target => write!(out, "{path}: leads elsewhere than it did"),
+            Damage::Metadata => write!(out, "{path}: mode, owner or time has changed"),
             Damage::Size { expected, actual } => {
                 write!(out, "{path}: has {actual} bytes instead of {expected}")
             }
@@ -62,19 +75,52 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Checks all files of the image in this folder of the store.
-pub fn verify(folder: &Path) -> Result<Vec<Problem>> {
-    let root = tree::open_folder(&folder.join("rootfs"))?;
+/// Checks all of the image.
+pub fn verify(image: &Image) -> Result<Vec<Problem>> {
+    let folder = image.folder.as_path();
     let mut problems = verify_documents(folder);
-    for_each_file(folder, |record| {
-        problems.extend(check_path(&root, record)?.map(|damage| Problem {
-            path: record.path.into(),
+    let mut add = |path: &Path, damage, object| {
+        problems.push(Problem {
+            path: path.into(),
             damage,
-            object: record.object,
-        }));
+            object,
+        });
+        problems.len() < PROBLEMS_MAX
+    };
+    let root = match tree::open_folder(&image.rootfs()) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
+    let mut has_room = true;
+    nodes::for_each_node(folder, |node| {
+        let found = has_room.then(|| or_missing(&root, |root| nodes::check(root, node)));
+        if let Some(damage) = found.transpose()?.flatten() {
+            has_room = add(tree::at_root(node.path), damage, None);
+        }
         Ok(())
     })?;
+    let mut files = 0;
+    for_each_file(folder, |record| {
+        files += 1;
+        let found = has_room.then(|| or_missing(&root, |root| check_path(root, record)));
+        if let Some(damage) = found.transpose()?.flatten() {
+            has_room = add(record.path, damage, Some(record.object));
+        }
+        Ok(())
+    })?;
+    // A disk that lost power may have cut the list itself between two records.
+    if files != image.summary.files {
+        return Err(cut_list("files"));
+    }
     Ok(problems)
+}
+
+/// Without the tree all of it is missing.
+fn or_missing(
+    root: &Option<OwnedFd>,
+    check: impl FnOnce(&OwnedFd) -> Result<Option<Damage>>,
+) -> Result<Option<Damage>> {
+    root.as_ref().map_or(Ok(Some(Damage::Missing)), check)
 }
 
 /// The manifest is what the folder's name says, and the configuration what the manifest says.
@@ -88,7 +134,11 @@ fn verify_documents(folder: &Path) -> Vec<Problem> {
             Some(true) => return Ok(bytes.unwrap_or_default()),
         };
         let path = name.into();
-        Err(vec![Problem { path, damage, object }])
+        Err(vec![Problem {
+            path,
+            damage,
+            object: Some(object),
+        }])
     };
     let name = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let Some(manifest) = Digest::from_hex(name) else {
@@ -107,7 +157,9 @@ pub fn check_path(root: &OwnedFd, record: &Record<'_>) -> Result<Option<Damage>>
     Ok(match tree::open(root, record.path, flags) {
         Ok(fd) => check(&tree::as_file(&fd, record.path)?, &record.object, record.size)
             .unwrap_or(Some(Damage::Unreadable)),
-        Err(nix::errno::Errno::EACCES | nix::errno::Errno::EIO) => Some(Damage::Unreadable),
+        Err(Errno::EACCES | Errno::EIO) => Some(Damage::Unreadable),
+        // A symbolic link; a socket.
+        Err(Errno::ELOOP | Errno::ENXIO) => Some(Damage::Kind),
         Err(_) => Some(Damage::Missing),
     })
 }
@@ -136,14 +188,17 @@ pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<(
         if read == 0 {
             return Ok(());
         }
-        let record = parse(&bytes).ok_or_else(|| {
-            Error::malformed(
-                "the image's list of files",
-                "a record is cut or altered: remove the image and load it again",
-            )
-        })?;
+        let record = parse(&bytes).ok_or_else(|| cut_list("files"))?;
         act(&record)?;
     }
+}
+
+/// Without its lists nobody knows what an image was.
+pub fn cut_list(of: &str) -> Error {
+    Error::malformed(
+        format!("the image's list of {of}"),
+        "it is cut or altered: remove the image and load it again",
+    )
 }
 
 /// `<64 hex> <size> <path>\0`
@@ -162,7 +217,7 @@ fn parse(record: &[u8]) -> Option<Record<'_>> {
 pub fn check(file: &File, name: &Digest, expected: u64) -> io::Result<Option<Damage>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Ok(Some(Damage::Missing));
+        return Ok(Some(Damage::Kind));
     }
     if metadata.len() != expected {
         return Ok(Some(Damage::Size {

@@ -12,4 +12,5 @@ mod store_crash;
 mod store_full;
 mod store_input;
 mod store_many;
+mod store_verify;
 mod support;

@@ -43,7 +43,9 @@ fn act(action: &str, folder: &Path) {
             let image = store.get("app").unwrap();
             let problems = store.verify(&image).unwrap();
             let old = source("old");
-            let mut fetch = |layer: &_| Ok(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>);
+            let mut fetch = |layer: &_| {
+                Ok::<_, punnet_images::Error>(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>)
+            };
             store.repair(&image, &problems, &mut fetch).unwrap();
         }
         other => match other.split_once(' ') {
@@ -297,7 +299,15 @@ fn prepare() -> tempfile::TempDir {
         "good-layout",
         &[file("d/good", "good"), entry(b'1', "link", "d/good", b"")],
     );
-    image("old", &[file("old", "old"), file("in-all", "same")]);
+    image(
+        "old",
+        &[
+            file("old", "old"),
+            file("in-all", "same"),
+            file("folder/lost", "lost"),
+            entry(b'2', "folder/link", "lost", b""),
+        ],
+    );
     image("nameless", &[file("nameless", "1")]);
     image(
         "new",
@@ -565,6 +575,7 @@ fn a_repair_may_be_killed_anywhere() {
             .unwrap();
         cut.set_len(0).unwrap();
         fs::remove_file(image.rootfs().join("in-all")).unwrap();
+        fs::remove_dir_all(image.rootfs().join("folder")).unwrap();
     };
     assert!(kill_everywhere("repair", damage) > 10);
 }

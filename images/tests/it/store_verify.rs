@@ -1,0 +1,199 @@
+//! verify and repair: all kinds of entries, damaged in all ways.
+
+use crate::store_input::{Made, entry, file, import};
+use crate::support::facts_below;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::path::Path;
+
+/// The directory's own time stays, so that what was done in it is found by itself.
+fn keeping_time(folder: &Path, change: impl Fn(&Path)) {
+    let open = fs::File::open(folder).unwrap();
+    let before = open.metadata().unwrap().modified().unwrap();
+    change(folder);
+    open.set_modified(before).unwrap();
+}
+
+/// An image with all kinds of entries, and what `verify` and `repair` make of a damage done to it.
+fn check_damage(damage: impl Fn(&Path), problems: &[&str], layers_needed: bool) {
+    let layer = [
+        entry(b'5', "d/", "", b""),
+        entry(b'5', "d/below/", "", b""),
+        file("d/below/file", "content"),
+        entry(b'2', "d/link", "below", b""),
+        entry(b'6', "d/pipe", "", b""),
+        file("implied/file", "more"),
+    ];
+    let mut made = Made::new(&[layer.concat()]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    let before = facts_below(&image.rootfs());
+    damage(&image.rootfs());
+    let found = store.verify(&image).unwrap();
+    let mut shown: Vec<String> = found.iter().map(ToString::to_string).collect();
+    shown.sort();
+    assert_eq!(shown, problems);
+    let source = made.source();
+    let mut is_fetched = false;
+    store
+        .repair(&image, &found, &mut |layer| {
+            is_fetched = true;
+            Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+        })
+        .unwrap();
+    assert_eq!(store.verify(&image).unwrap(), [], "{problems:?}");
+    assert_eq!(facts_below(&image.rootfs()), before, "{problems:?}");
+    assert_eq!(is_fetched, layers_needed, "{problems:?}");
+}
+
+#[test]
+fn a_missing_directory_is_named_and_repaired_with_all_that_was_in_it() {
+    check_damage(
+        |root| fs::remove_dir_all(root.join("d/below")).unwrap(),
+        &[
+            "d/below/file: is missing",
+            "d/below: is missing",
+            "d: mode, owner or time has changed",
+        ],
+        false,
+    );
+    check_damage(
+        |root| fs::remove_dir_all(root).unwrap(),
+        &[
+            ".: is missing",
+            "d/below/file: is missing",
+            "d/below: is missing",
+            "d/link: is missing",
+            "d/pipe: is missing",
+            "d: is missing",
+            "implied/file: is missing",
+            "implied: is missing",
+        ],
+        false,
+    );
+}
+
+#[test]
+fn what_was_replaced_by_another_kind_is_named_and_repaired() {
+    let replace_link = |folder: &Path| {
+        fs::remove_file(folder.join("link")).unwrap();
+        fs::write(folder.join("link"), "").unwrap();
+    };
+    check_damage(
+        |root| keeping_time(&root.join("d"), replace_link),
+        &["d/link: is of another kind than it was"],
+        false,
+    );
+    let replace_pipe = |folder: &Path| {
+        fs::remove_file(folder.join("pipe")).unwrap();
+        fs::create_dir(folder.join("pipe")).unwrap();
+    };
+    check_damage(
+        |root| keeping_time(&root.join("d"), replace_pipe),
+        &["d/pipe: is of another kind than it was"],
+        false,
+    );
+    let replace_directory = |folder: &Path| {
+        fs::remove_dir_all(folder.join("below")).unwrap();
+        symlink("../implied", folder.join("below")).unwrap();
+    };
+    check_damage(
+        |root| keeping_time(&root.join("d"), replace_directory),
+        &[
+            "d/below/file: has 4 bytes instead of 7",
+            "d/below: is of another kind than it was",
+        ],
+        false,
+    );
+    let replace_file = |with: fn(&Path)| {
+        move |root: &Path| {
+            keeping_time(&root.join("d/below"), |folder| {
+                fs::remove_file(folder.join("file")).unwrap();
+                with(&folder.join("file"));
+            });
+        }
+    };
+    let problem = ["d/below/file: is of another kind than it was"];
+    check_damage(
+        replace_file(|file| fs::create_dir_all(file.join("with/content")).unwrap()),
+        &problem,
+        false,
+    );
+    check_damage(
+        replace_file(|file| symlink("/etc/passwd", file).unwrap()),
+        &problem,
+        false,
+    );
+}
+
+#[test]
+fn a_target_a_mode_and_an_owner_that_changed_are_named_and_repaired() {
+    let lead_elsewhere = |folder: &Path| {
+        fs::remove_file(folder.join("link")).unwrap();
+        symlink("elsewhere", folder.join("link")).unwrap();
+    };
+    check_damage(
+        |root| keeping_time(&root.join("d"), lead_elsewhere),
+        &["d/link: leads elsewhere than it did"],
+        false,
+    );
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    check_damage(
+        |root| {
+            open(&root.join("d/below"), 0o777);
+            open(&root.join("d/pipe"), 0o777);
+        },
+        &[
+            "d/below: mode, owner or time has changed",
+            "d/pipe: mode, owner or time has changed",
+        ],
+        false,
+    );
+    if nix::unistd::geteuid().is_root() {
+        check_damage(
+            |root| {
+                chown(root.join("implied"), Some(7), None).unwrap();
+                lchown(root.join("d/link"), None, Some(7)).unwrap();
+            },
+            &[
+                "d/link: mode, owner or time has changed",
+                "implied: mode, owner or time has changed",
+            ],
+            false,
+        );
+    }
+    check_damage(
+        |root| fs::write(root.join("d/below/file"), "CONTENT").unwrap(),
+        &["d/below/file: content or metadata has changed"],
+        true,
+    );
+}
+
+#[test]
+fn lists_that_a_power_cut_has_shortened_are_not_taken_for_whole() {
+    for name in ["files", "nodes"] {
+        let mut made = Made::new(&[[file("one", "1"), file("d/two", "2")].concat()]);
+        let store = made.store();
+        let image = import(&store, &made.source()).unwrap();
+        let list = image.rootfs().with_file_name(name);
+        let whole = fs::read(&list).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&list, &whole[..length]).unwrap();
+            let error = store.verify(&image).unwrap_err().to_string();
+            assert!(error.contains("the image's list of"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_image_stored_before_directories_were_listed_is_verified_by_its_files() {
+    let mut made = Made::new(&[[file("one", "1"), file("d/two", "2")].concat()]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    fs::remove_file(image.rootfs().with_file_name("nodes")).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    fs::remove_file(image.rootfs().join("d/two")).unwrap();
+    assert_eq!(store.verify(&image).unwrap().len(), 1);
+}
