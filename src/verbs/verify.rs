@@ -21,8 +21,8 @@ pub const VERIFY: Verb = Verb {
     summary: "Check all files of images against what was stored",
     synopsis: "[--repair [--from PATH]] [IMAGE...]",
     details: "All images when none is named. Files are read and compared with their digests, directories and links with what they were. What is damaged is printed;\n\
-              exit status 1 when something is damaged and stays so. --repair puts directories and links back as they were, reads the layers again until the damaged\n\
-              files have been found in them, and replaces those and nothing else, in every image that has them.",
+              exit status 1 when something is damaged and stays so. --repair puts directories and links back as they were, reads those layers again that\n\
+              damaged files came with, and replaces those files and nothing else, in every image that has them.",
     flags: &[
         flag("repair", "Put back what is damaged"),
         valued(

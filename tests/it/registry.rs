@@ -401,6 +401,49 @@ fn a_pull_that_is_killed_goes_on_at_the_byte_if_what_came_was_kept() {
 }
 
 #[test]
+fn a_damaged_file_is_mended_from_the_registry_by_its_layer_alone() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
+    let content = noise(3_200_000);
+    let files = [
+        ("below", &content[..1_500_000]),
+        ("damaged", &content[1_500_000..1_700_000]),
+        ("above", &content[1_700_000..]),
+    ];
+    let archive = board.build(
+        "app",
+        "linux/amd64",
+        "COPY below /below\nCOPY damaged /damaged\nCOPY above /above",
+        &files,
+    );
+    let proxy = FaultProxy::start(&registry.address, |_| Fault::None);
+    let reference = format!("{}/app:1", proxy.address);
+    skopeo_copy(&[
+        &format!("oci-archive:{}", archive.display()),
+        &format!("docker://{}/app:1", registry.address),
+    ]);
+    ok(&mut board.punnet(&["pull", "--quiet", &reference]));
+    let rootfs = ok(&mut board.punnet(&["inspect", &reference]));
+    let rootfs: Value = serde_json::from_str(&rootfs).unwrap();
+    let damaged = Path::new(rootfs[0]["rootfs"].as_str().unwrap()).join("damaged");
+    // Without a change of its size or its time, as a worn card does it.
+    let before = fs::metadata(&damaged).unwrap().modified().unwrap();
+    fs::write(&damaged, vec![0; 200_000]).unwrap();
+    fs::File::open(&damaged).unwrap().set_modified(before).unwrap();
+    let complaint = fails(&mut board.punnet(&["verify"]), 1);
+    assert!(complaint.contains("1 of 1"), "{complaint}");
+    let served = proxy.bytes();
+    let shown = ok(&mut board.punnet(&["verify", "--repair"]));
+    let served = proxy.bytes() - served;
+    assert!(shown.contains("repaired 1 files under 1 paths"), "{shown}");
+    assert!(
+        (200_000..250_000).contains(&served),
+        "{served} bytes were served for a file of 200000"
+    );
+    assert!(board.stored(&reference, "damaged") == files[1].1);
+    assert_eq!(ok(&mut board.punnet(&["verify"])), "");
+}
+
+#[test]
 fn a_bad_link_without_tls_is_survived_or_told() {
     let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
     let content = noise(1_000_000);

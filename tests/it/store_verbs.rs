@@ -179,6 +179,19 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
 }
 
 #[test]
+fn what_was_built_here_is_repaired_from_its_own_layers() {
+    let stand = stand_with_image();
+    let program = only_image(&stand).join("hello");
+    let whole = std::fs::read(&program).unwrap();
+    std::fs::write(&program, "damaged").unwrap();
+    fails(&mut stand.punnet(&["verify"]), 1);
+    let shown = ok(&mut stand.punnet(&["verify", "--repair"]));
+    assert!(shown.contains("repaired 1 files under 1 paths"), "{shown}");
+    assert!(std::fs::read(&program).unwrap() == whole);
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
+}
+
+#[test]
 fn what_an_image_is_and_takes_is_told() {
     let stand = stand_with_image();
     let image = inspected(&stand);

@@ -1,4 +1,4 @@
-//! Puts back what is damaged, and nothing else: layers are read only until every damaged file has been found in them.
+//! Puts back what is damaged, and nothing else: of the layers only those that damaged files came with are read, and each until they have been found in it.
 //!
 //! Directories and links come first, of all images: what they were is written down (nodes.rs). A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
 //! interrupted is found by the next `verify` and repaired again. Directories keep their times. Files that a running container has open stay
@@ -45,8 +45,20 @@ pub struct Repaired {
 /// A layer as it is transferred.
 type Fetched<E> = Result<Box<dyn Read>, E>;
 
-/// Objects that are looked for, and their size.
-type Wanted = BTreeMap<Digest, u64>;
+/// Objects that are looked for.
+type Wanted = BTreeMap<Digest, Place>;
+
+/// Where an object is found, and how it is told from most others.
+struct Place {
+    size: u64,
+    layer: Option<u16>,
+}
+
+/// True when something wanted came with this layer, or with nobody knows which.
+fn is_worth_reading(layer: usize, wanted: &Wanted) -> bool {
+    let came_with = |place: &Place| place.layer.is_none_or(|number| usize::from(number) == layer);
+    wanted.values().any(came_with)
+}
 
 impl Store {
     /// Repairs what [`Store::verify`] has found in this image. `fetch` opens a layer as it is transferred, and is called only when one is needed. What
@@ -73,16 +85,16 @@ impl Store {
         }
         let mut wanted = self.wanted(image, &damaged)?;
         self.find_stored(&mut wanted, &staging)?;
-        for layer in manifest.layers.iter().rev() {
-            if wanted.is_empty() {
-                break;
+        for (number, layer) in manifest.layers.iter().enumerate().rev() {
+            if !is_worth_reading(number, &wanted) {
+                continue;
             }
             let mut read = 0;
             let blob = Counted {
                 inner: fetch(layer)?,
                 read: &mut read,
             };
-            let found = self.find(&mut *decompressed(blob, layer)?, &mut wanted, &staging);
+            let found = self.find(number, &mut *decompressed(blob, layer)?, &mut wanted, &staging);
             repaired.read_bytes += read;
             found.map_err(|source| Error::Layer {
                 digest: layer.digest,
@@ -95,12 +107,13 @@ impl Store {
         Ok(repaired)
     }
 
-    /// Files to look for, with their sizes.
+    /// What to look for.
     fn wanted(&self, image: &Image, damaged: &BTreeSet<Digest>) -> Result<Wanted> {
         let mut wanted = Wanted::new();
         verify::for_each_file(&image.folder, |record| {
             if damaged.contains(&record.object) {
-                wanted.insert(record.object, record.size);
+                let (size, layer) = (record.size, record.layer);
+                wanted.insert(record.object, Place { size, layer });
             }
             Ok(())
         })?;
@@ -111,9 +124,9 @@ impl Store {
     fn find_stored(&self, wanted: &mut Wanted, staging: &Staging) -> Result<()> {
         let whole: Vec<Digest> = wanted
             .iter()
-            .filter(|&(object, &size)| {
+            .filter(|(object, place)| {
                 let file = File::open(self.object_path(object));
-                file.and_then(|file| verify::check(&file, object, size))
+                file.and_then(|file| verify::check(&file, object, place.size))
                     .is_ok_and(|damage| damage.is_none())
             })
             .map(|(object, _)| *object)
@@ -132,10 +145,16 @@ impl Store {
     }
 
     /// Reads a layer as far as needed and keeps what is wanted of it, durably.
-    fn find(&self, layer: &mut dyn Read, wanted: &mut Wanted, staging: &Staging) -> Result<()> {
+    fn find(
+        &self,
+        number: usize,
+        layer: &mut dyn Read,
+        wanted: &mut Wanted,
+        staging: &Staging,
+    ) -> Result<()> {
         let mut archive = TarStream::new(Sequential(layer));
         while let Some(entry) = archive.next_entry()? {
-            if entry.kind != EntryKind::File || !wanted.values().any(|&size| size == entry.size) {
+            if entry.kind != EntryKind::File || !wanted.values().any(|place| place.size == entry.size) {
                 continue;
             }
             let (found, path) = write_object(&entry, &mut archive, staging.path())?;
@@ -143,7 +162,7 @@ impl Store {
                 let place = staging.path().join(found.hex());
                 fs::rename(&path, &place).map_err(Error::at("create", &place))?;
             }
-            if wanted.is_empty() {
+            if !is_worth_reading(number, wanted) {
                 break;
             }
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Entries kept in memory: what a hash table of 8192 places takes before it grows, some 330 KiB.
+/// Entries kept in memory: what a hash table of 8192 places takes before it grows, some 340 KiB.
 const MEMORY_ENTRIES_MAX: usize = 7168;
 
 /// Places in the file: twice as many as an image may have entries, so that a search is short. Those that are not used are holes.
@@ -23,11 +23,14 @@ const FILE_ENTRIES_MAX: u64 = SLOTS / 4 * 3;
 /// Keys that follow each other, as inodes do, lie together: blocks of so many.
 const BLOCK_BITS: u32 = 6;
 
-/// Longest value.
-const VALUE_BYTES: usize = 32;
+/// Longest value: the name of an object, and a number.
+const VALUE_BYTES: usize = 34;
 
 /// What a number stands for.
 pub type Value = [u8; VALUE_BYTES];
+
+/// A value before anything is put into it: arrays of this length have no default.
+pub const EMPTY: Value = [0; VALUE_BYTES];
 
 /// From numbers to values.
 pub struct Table {
@@ -40,7 +43,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty one, for values of up to 32 bytes.
+    /// An empty one, for values of up to 34 bytes.
     pub fn new(path: PathBuf, value_bytes: usize) -> Self {
         Self {
             path,
@@ -136,7 +139,7 @@ impl Slots {
         if is_new {
             return Ok(None);
         }
-        let mut value = [0; VALUE_BYTES];
+        let mut value = EMPTY;
         let value_bytes = self.slot_bytes - 8;
         value[..value_bytes].copy_from_slice(&self.page[at + 8..at + 8 + value_bytes]);
         Ok(Some(value))
@@ -236,7 +239,7 @@ mod tests {
     #[test]
     fn a_table_is_the_same_in_memory_and_in_its_file() {
         let folder = tempfile::tempdir().unwrap();
-        for value_bytes in [0, 32] {
+        for value_bytes in [0, VALUE_BYTES] {
             let mut table = Table::new(folder.path().join("table"), value_bytes);
             let value = |number: u64| {
                 let mut value = [0; VALUE_BYTES];

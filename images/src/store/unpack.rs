@@ -21,7 +21,8 @@ use sha2::Digest as _;
 
 use super::nodes::{Kind, NODES, Node, NodeList};
 use super::object::Metadata;
-use super::table::{Queue, Table, Value};
+use super::table::{EMPTY, Queue, Table, Value};
+use super::verify::LAYERS;
 use super::{Summary, drain, tree};
 use crate::decompress::decompressed;
 use crate::oci::Descriptor;
@@ -52,7 +53,7 @@ pub struct Unpacker {
     objects: PathBuf,
     /// Which folders of objects are there for certain, by the first byte of the objects' names.
     fans: [bool; 256],
-    /// By inode, of each regular file its object's name, of each directory the time that it gets when nothing is put into it any more. What is replaced
+    /// By inode, of each regular file its object's name and its layer's number, of each directory the time that it gets when nothing is put into it any more. What is replaced
     /// leaves its inode to what is made next, which is entered anew.
     inodes: Table,
     /// The directory that the last entry lies in: most entries follow their neighbours.
@@ -61,6 +62,8 @@ pub struct Unpacker {
     links: Option<BufWriter<File>>,
     links_path: PathBuf,
     buffer: Box<[u8]>,
+    /// Layers that were begun.
+    layers: u16,
     entries: u64,
     bytes: u64,
 }
@@ -82,6 +85,7 @@ impl Unpacker {
             links: None,
             links_path: staging.join(super::LINKS),
             buffer: vec![0; COPY_BYTES].into(),
+            layers: 0,
             entries: 0,
             bytes: 0,
         };
@@ -98,6 +102,7 @@ impl Unpacker {
         diff_id: &Digest,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
+        self.layers = self.layers.saturating_add(1);
         let mut blob = HashingReader::new(Watched {
             inner: blob,
             read: 0,
@@ -136,10 +141,12 @@ impl Unpacker {
     /// Gives directories their times, lists all that is there for `verify`, and counts files.
     pub fn finish(mut self, list: &Path) -> Result<Summary> {
         let file = File::create(list).map_err(Error::at("create", list))?;
+        let layers = self.staging.join(LAYERS);
         let mut list = List {
             out: BufWriter::new(file),
             path: list,
             summary: Summary::default(),
+            layers: BufWriter::new(File::create(&layers).map_err(Error::at("create", &layers))?),
             nodes: NodeList::make(self.staging.join(NODES))?,
         };
         let mut folders = Queue::make(&self.staging.join("folders"))?;
@@ -150,7 +157,10 @@ impl Unpacker {
         if let Some(links) = &mut self.links {
             links.flush().map_err(Error::at("write", &self.links_path))?;
         }
-        list.out.flush().map_err(Error::at("write", list.path))?;
+        list.out
+            .flush()
+            .and_then(|()| list.layers.flush())
+            .map_err(Error::at("write", list.path))?;
         list.nodes.finish()?;
         Ok(list.summary)
     }
@@ -172,7 +182,7 @@ impl Unpacker {
             other => other.map_err(Error::at("open", path))?,
         };
         let inode = fstat(&folder).map_err(Error::at("look at", path))?.st_ino;
-        let time = time_of(self.inodes.get(inode)?.unwrap_or_default());
+        let time = time_of(self.inodes.get(inode)?.unwrap_or(EMPTY));
         futimens(&folder, &time, &time).map_err(Error::at("set the time of", path))?;
         let failed = |error| Error::io("list", path, error);
         let found = tree::as_file(&folder, path)?.metadata().map_err(failed)?;
@@ -192,7 +202,7 @@ impl Unpacker {
                     let object = self.inodes.get(found.ino())?;
                     let object = object
                         .ok_or_else(|| Error::malformed("the tree", "it has a file that was not unpacked"))?;
-                    list.add(&Digest::from_bytes(object), found.len(), &below)?;
+                    list.add(&object, found.len(), &below)?;
                 }
             }
         }
@@ -225,7 +235,7 @@ impl Unpacker {
                     let path = parent.join(&name);
                     for path in path.ancestors() {
                         // Whose path is known, its ancestors are.
-                        if !layer.put(key(path), Value::default())? {
+                        if !layer.put(key(path), EMPTY)? {
                             break;
                         }
                     }
@@ -405,7 +415,8 @@ impl Unpacker {
                 stored.inode
             }
         };
-        self.inodes.put(inode, stored.name).map(drop)
+        let value = object_value(stored.name, self.layers.saturating_sub(1));
+        self.inodes.put(inode, value).map(drop)
     }
 
     /// One more name for a file, in the place of what may be there.
@@ -518,6 +529,8 @@ struct List<'a> {
     out: BufWriter<File>,
     path: &'a Path,
     summary: Summary,
+    /// A number for each record of `out`.
+    layers: BufWriter<File>,
     nodes: NodeList,
 }
 
@@ -531,23 +544,35 @@ impl List<'_> {
         })
     }
 
-    fn add(&mut self, name: &Digest, size: u64, path: &Path) -> Result<()> {
+    fn add(&mut self, object: &Value, size: u64, path: &Path) -> Result<()> {
         self.summary.files += 1;
         self.summary.size_bytes += size;
-        let head = write!(self.out, "{} {size} ", name.hex());
+        let (name, layer) = object
+            .split_first_chunk()
+            .expect("a name is shorter than a value");
+        let head = write!(self.out, "{} {size} ", Digest::from_bytes(*name).hex());
         let written = head
             .and_then(|()| self.out.write_all(path.as_os_str().as_bytes()))
-            .and_then(|()| self.out.write_all(&[0]));
+            .and_then(|()| self.out.write_all(&[0]))
+            .and_then(|()| self.layers.write_all(layer));
         written.map_err(Error::at("write", self.path))
     }
 }
 
-/// Bytes of what is known of an inode: the name of an object.
-const INODE_VALUE_BYTES: usize = 32;
+/// Bytes of what is known of an inode: the name of an object, and the number of its layer.
+const INODE_VALUE_BYTES: usize = 34;
+
+/// A file's object and layer.
+fn object_value(name: [u8; 32], layer: u16) -> Value {
+    let mut value = EMPTY;
+    value[..32].copy_from_slice(&name);
+    value[32..].copy_from_slice(&layer.to_le_bytes());
+    value
+}
 
 /// A directory's time among the names of objects.
 fn value_of((seconds, nanoseconds): (i64, u32)) -> Value {
-    let mut value = Value::default();
+    let mut value = EMPTY;
     value[..8].copy_from_slice(&seconds.to_le_bytes());
     value[8..12].copy_from_slice(&nanoseconds.to_le_bytes());
     value

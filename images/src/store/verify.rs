@@ -20,6 +20,10 @@ use crate::{Digest, Error, Result};
 /// Longest record: digest, size, path and what stands between them.
 const RECORD_BYTES_MAX: u64 = 64 + 20 + PATH_BYTES_MAX as u64 + 3;
 
+/// Name of the list in an image's folder that has, for each record of `files`, the number of the layer that the file came with: two bytes, the lower
+/// one first.
+pub const LAYERS: &str = "layers";
+
 /// Problems that are returned at once: some 2 MB of memory. `--repair` goes on with those behind them.
 pub const PROBLEMS_MAX: usize = 10_000;
 
@@ -172,12 +176,15 @@ pub struct Record<'a> {
     pub size: u64,
     /// Its path in the image.
     pub path: &'a Path,
+    /// Number of the layer it came with, from 0; unknown for images that were stored before it was kept.
+    pub layer: Option<u16>,
 }
 
 /// Goes through the list of an image's files.
 pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<()>) -> Result<()> {
     let list = folder.join("files");
     let mut records = BufReader::new(File::open(&list).map_err(Error::at("open", &list))?);
+    let mut layers = File::open(folder.join(LAYERS)).map(BufReader::new);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
@@ -188,7 +195,13 @@ pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<(
         if read == 0 {
             return Ok(());
         }
-        let record = parse(&bytes).ok_or_else(|| cut_list("files"))?;
+        let mut record = parse(&bytes).ok_or_else(|| cut_list("files"))?;
+        let mut number = [0; 2];
+        record.layer = layers
+            .as_mut()
+            .ok()
+            .and_then(|layers| layers.read_exact(&mut number).ok())
+            .map(|()| u16::from_le_bytes(number));
         act(&record)?;
     }
 }
@@ -210,7 +223,12 @@ fn parse(record: &[u8]) -> Option<Record<'_>> {
     let object = Digest::from_hex(std::str::from_utf8(name).ok()?)?;
     let size = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
     let path = Path::new(OsStr::from_bytes(&rest[space + 1..]));
-    Some(Record { object, size, path })
+    Some(Record {
+        object,
+        size,
+        path,
+        layer: None,
+    })
 }
 
 /// What is wrong with an open file, if anything.

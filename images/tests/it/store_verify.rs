@@ -188,12 +188,46 @@ fn lists_that_a_power_cut_has_shortened_are_not_taken_for_whole() {
 }
 
 #[test]
-fn an_image_stored_before_directories_were_listed_is_verified_by_its_files() {
-    let mut made = Made::new(&[[file("one", "1"), file("d/two", "2")].concat()]);
+fn an_image_stored_before_there_were_lists_of_layers_and_directories_is_repaired_too() {
+    let mut made = Made::new(&[file("one", "1"), file("d/two", "2"), file("three", "3")]);
     let store = made.store();
     let image = import(&store, &made.source()).unwrap();
-    fs::remove_file(image.rootfs().with_file_name("nodes")).unwrap();
+    for list in ["nodes", "layers"] {
+        fs::remove_file(image.rootfs().with_file_name(list)).unwrap();
+    }
     assert_eq!(store.verify(&image).unwrap(), []);
-    fs::remove_file(image.rootfs().join("d/two")).unwrap();
-    assert_eq!(store.verify(&image).unwrap().len(), 1);
+    for damaged in ["one", "d/two"] {
+        fs::write(image.rootfs().join(damaged), "").unwrap();
+    }
+    let problems = store.verify(&image).unwrap();
+    assert_eq!(problems.len(), 2);
+    let source = made.source();
+    let fetch =
+        &mut |layer: &_| Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>);
+    store.repair(&image, &problems, fetch).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+}
+
+#[test]
+fn a_file_that_two_layers_have_is_looked_for_in_the_one_that_counts() {
+    let mut made = Made::new(&[
+        [file("same", "1"), file("only-below", "1")].concat(),
+        file("above", "2"),
+        [file("same", "3"), file("top", "3")].concat(),
+    ]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    for (damaged, layer) in [("only-below", 0), ("above", 1), ("same", 2)] {
+        fs::write(image.rootfs().join(damaged), "").unwrap();
+        let problems = store.verify(&image).unwrap();
+        let source = made.source();
+        let mut fetched = Vec::new();
+        let mut fetch = |layer: &punnet_images::oci::Descriptor| {
+            fetched.push(layer.digest);
+            Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+        };
+        store.repair(&image, &problems, &mut fetch).unwrap();
+        assert_eq!(fetched, [made.manifest.layers[layer].digest], "{damaged}");
+        assert_eq!(store.verify(&image).unwrap(), [], "{damaged}");
+    }
 }
