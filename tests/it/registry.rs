@@ -1,8 +1,9 @@
 //! Pull and push against Debian's docker-registry, filled and read by skopeo, podman and umoci, over links good and bad.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use punnet_boards::Arch;
@@ -398,6 +399,69 @@ fn a_pull_that_is_killed_goes_on_at_the_byte_if_what_came_was_kept() {
     );
     let not_kept = killed_and_pulled_again(&[]);
     assert!(not_kept > 3_000_000, "only {not_kept} bytes were served again");
+}
+
+/// Runs with standard error on a terminal of its own; what was drawn there. Nobody else gets the terminal: it ends with the program.
+fn drawn_on_a_terminal(mut command: Command) -> String {
+    use nix::fcntl::OFlag;
+    let master = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    nix::pty::grantpt(&master).unwrap();
+    nix::pty::unlockpt(&master).unwrap();
+    let name = nix::pty::ptsname_r(&master).unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(name).unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(terminal))
+        .spawn()
+        .unwrap();
+    drop(command);
+    let mut drawn = Vec::new();
+    let mut master = fs::File::from(std::os::fd::OwnedFd::from(master));
+    // EIO: nobody has the other side any more (pty(7)).
+    let ended = master.read_to_end(&mut drawn).unwrap_err();
+    assert_eq!(ended.raw_os_error(), Some(nix::libc::EIO));
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(drawn).unwrap()
+}
+
+#[test]
+fn a_terminal_gets_a_bar_with_rate_and_time_left_and_a_file_gets_lines() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
+    let content = noise(1_000_000);
+    let files = [("one", &content[..400_000]), ("two", &content[400_000..])];
+    let archive = board.build("app", "linux/amd64", "COPY one /one\nCOPY two /two", &files);
+    skopeo_copy(&[
+        &format!("oci-archive:{}", archive.display()),
+        &format!("docker://{}/app:1", registry.address),
+    ]);
+    // Slow enough for several pictures.
+    let proxy = FaultProxy::start(&registry.address, |_| Fault::Slow(Duration::from_millis(4)));
+    let reference = format!("{}/app:1", proxy.address);
+    let drawn = drawn_on_a_terminal(board.punnet(&["pull", &reference]));
+    let pictures: Vec<&str> = drawn.split("\r\x1b[K").collect();
+    let half_way = pictures.iter().any(|picture| {
+        let is_bar = picture.starts_with("layer 2 of 2 [###") && picture.contains(".] ");
+        is_bar && picture.contains(" of 978 KiB, ") && picture.contains("/s, ") && picture.ends_with(" left")
+    });
+    assert!(half_way, "{drawn:?}");
+    assert!(
+        pictures.iter().any(|picture| picture.contains(&"#".repeat(24))),
+        "{drawn:?}"
+    );
+    assert_eq!(
+        pictures.last(),
+        Some(&""),
+        "the line is left to others: {drawn:?}"
+    );
+    assert!(!drawn.contains('\n'), "{drawn:?}");
+    ok(&mut board.punnet(&["rmi", &reference]));
+    let reference = format!("{}/app:1", registry.address);
+    let plain = board.punnet(&["pull", &reference]).output().unwrap();
+    let lines = String::from_utf8(plain.stderr).unwrap();
+    assert_eq!(
+        lines,
+        "layer 1 of 2, 978 KiB of all\nlayer 2 of 2, 978 KiB of all\n"
+    );
 }
 
 #[test]
