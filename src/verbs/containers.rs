@@ -12,7 +12,7 @@ use punnet_spec::Status;
 use serde::Serialize;
 
 use super::options::{duration_s, signal_number, size_bytes};
-use super::{ANY, Given, JSON, Verb, Words, flag, valued};
+use super::{ANY, Given, JSON, Verb, Words, flag, sign, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
 use crate::error::{CliError, print_chain};
 use crate::roots::Roots;
@@ -27,13 +27,17 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const START: Verb = Verb {
     name: "start",
     summary: "Start created or stopped containers",
-    synopsis: "NAME...",
-    details: "Output goes to the container's log (punnet logs). No process stays behind but the container's own.",
-    flags: &[],
+    synopsis: "[--vouched-by KEY] NAME...",
+    details: "Output goes to the container's log (punnet logs). No process stays behind but the container's own.\n\
+              Where signatures.json says which images may run, that of each container is looked at again (docs/signatures.md).",
+    flags: &[sign::VOUCHED_BY],
     words: Words::Between(1, ANY),
     act: |roots, given| {
+        let vouched = given.one("vouched-by");
         for_each(roots, &given, |roots, folders| {
-            start(roots, folders).map_err(|e| CliError::Engine(e.into()))
+            sign::check_container(roots, &folders.meta()?, vouched)
+                .and_then(|()| start(roots, folders))
+                .map_err(|e| CliError::Engine(e.into()))
         })
     },
 };

@@ -87,11 +87,7 @@ const RUN_FLAGS: &[Flag] = &[
         "disk|ram|copy",
         "Where what the container writes goes: ram spares the flash and is gone after a reboot; copy needs no overlayfs [disk; copy where the kernel has no overlayfs]",
     ),
-    valued(
-        "vouched-by",
-        "KEY",
-        "Take this key's signature over the image's digest for checked, where signatures.json wants one: the agent gives the fleet's",
-    ),
+    sign::VOUCHED_BY,
     flag(
         "privileged",
         "All capabilities, no system call filter, no masked or read-only kernel files, no user namespace of root's: as good as root on the device",

@@ -4,13 +4,20 @@ use std::process::ExitCode;
 
 use punnet_images::signature::policy::Policy;
 use punnet_images::signature::{PublicKey, SigningKey};
-use punnet_images::{Image, Reference};
+use punnet_images::{Digest, Image, Reference};
 
 use super::images::store;
-use super::{Given, Verb, Words, valued};
-use crate::container::file;
+use super::{Flag, Given, Verb, Words, valued};
+use crate::container::{Meta, file};
 use crate::error::CliError;
 use crate::roots::Roots;
+
+/// `--vouched-by`
+pub const VOUCHED_BY: Flag = valued(
+    "vouched-by",
+    "KEY",
+    "Take this key's signature over the image's digest for checked, where signatures.json wants one: the agent gives the fleet's",
+);
 
 /// `punnet sign IMAGE`
 pub const SIGN: Verb = Verb {
@@ -41,14 +48,30 @@ fn sign(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
 
 /// Refuses an image that the policy of this device does not let run. `vouched` is a key whose signature over the image's digest the caller has checked.
 pub fn check(roots: &Roots, image: &Image, asked: &str, vouched: Option<&str>) -> Result<(), CliError> {
+    check_named(roots, &image.manifest, name_of(image, asked), vouched)
+}
+
+/// The same for a container, which may have been made before there was this policy. It counts by the name that its image had then.
+pub fn check_container(roots: &Roots, meta: &Meta, vouched: Option<&str>) -> Result<(), CliError> {
+    let manifest: Digest = meta.manifest.parse()?;
+    let was_asked_by_digest = meta.image.parse::<Digest>().is_ok() || manifest.hex().starts_with(&meta.image);
+    let name = meta.image.parse().ok().filter(|_| !was_asked_by_digest);
+    check_named(roots, &manifest, name, vouched)
+}
+
+fn check_named(
+    roots: &Roots,
+    manifest: &Digest,
+    name: Option<Reference>,
+    vouched: Option<&str>,
+) -> Result<(), CliError> {
     let Some(policy) = Policy::read(&roots.data()?)? else {
         return Ok(());
     };
-    let name = name_of(image, asked);
     Ok(policy.check(
         name.as_ref(),
-        &image.manifest,
-        &store(roots)?.evidence(&image.manifest)?,
+        manifest,
+        &store(roots)?.evidence(manifest)?,
         vouched.map(PublicKey::parse).transpose()?.as_ref(),
     )?)
 }

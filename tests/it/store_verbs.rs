@@ -264,6 +264,46 @@ fn a_policy_keeps_unsigned_images_from_running() {
 }
 
 #[test]
+fn a_container_older_than_the_policy_starts_only_when_its_image_may_run() {
+    let stand = stand_with_image();
+    ok(&mut stand.punnet(&["create", "--name", "by-name", "hello", "--once"]));
+    let digest = ok(&mut stand.punnet(&["images", "--quiet"]));
+    ok(&mut stand.punnet(&["create", "--name", "by-digest", digest.trim(), "--once"]));
+    ok(&mut stand.punnet(&["create", "--name", "by-prefix", &digest[7..19], "--once"]));
+    let key = "ab".repeat(32);
+    let set_policy = |rules: Value| {
+        let policy = serde_json::json!({ "version": 1, "keys": { "fleet": key }, "rules": rules });
+        std::fs::write(stand.path().join("data/signatures.json"), policy.to_string()).unwrap();
+    };
+    let starts = |options: &[&str], name: &str| {
+        let started = output(&mut stand.punnet(&[&["start"], options, &[name]].concat()));
+        if started.status.success() {
+            ok(&mut stand.punnet(&["stop", name]));
+            return true;
+        }
+        let complaint = String::from_utf8(started.stderr).unwrap();
+        assert!(complaint.contains("may not run"), "{complaint}");
+        assert_eq!(started.status.code(), Some(125));
+        false
+    };
+    let signed_by_the_fleet = serde_json::json!({ "images": "", "signed_by": ["fleet"] });
+    set_policy(serde_json::json!([signed_by_the_fleet]));
+    for name in ["by-name", "by-digest", "by-prefix"] {
+        assert!(!starts(&[], name), "{name}");
+        assert!(starts(&["--vouched-by", &key], name), "{name}");
+        assert!(!starts(&["--vouched-by", &"cd".repeat(32)], name), "{name}");
+    }
+    // A rule that fits the name lets it start, also when the name has gone to another image since; a digest is no name.
+    ok(&mut stand.punnet(&["tag", "hello", "kept"]));
+    ok(&mut stand.punnet(&["rmi", "hello"]));
+    let by_name = serde_json::json!({ "images": "hello:", "unsigned": true });
+    let by_hex = serde_json::json!({ "images": &digest[7..9], "unsigned": true });
+    set_policy(serde_json::json!([by_name, by_hex, signed_by_the_fleet]));
+    assert!(starts(&[], "by-name"));
+    assert!(!starts(&[], "by-digest") && !starts(&[], "by-prefix"));
+}
+
+#[test]
 fn what_a_container_writes_goes_where_it_was_asked_to() {
     let stand = stand_with_image();
     // A run root in RAM, whatever the stand's is.

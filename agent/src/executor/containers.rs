@@ -103,6 +103,20 @@ pub fn parse_images(json: &[u8]) -> Result<Vec<Digest>, String> {
         .collect())
 }
 
+/// The arguments of `punnet start` for an app of such a desired state.
+pub fn start_args(app: &Name, fleet_key: &[u8; 32]) -> [String; 4] {
+    [
+        "start".into(),
+        "--vouched-by".into(),
+        hex(fleet_key),
+        app.to_string(),
+    ]
+}
+
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The arguments of `punnet create` for an app, which a desired state has that this key has signed.
 pub fn create_args(app: &App, spec: &Digest, fleet_key: &[u8; 32]) -> Vec<OsString> {
     let mut args: Vec<String> = vec!["create".into()];
@@ -134,8 +148,7 @@ pub fn create_args(app: &App, spec: &Digest, fleet_key: &[u8; 32]) -> Vec<OsStri
         let mode = if mount.read_only { ":ro" } else { "" };
         option("--volume", format!("{}:{}{mode}", mount.source, mount.target));
     }
-    let key: String = fleet_key.iter().map(|byte| format!("{byte:02x}")).collect();
-    option("--vouched-by", key);
+    option("--vouched-by", hex(fleet_key));
     option("--stop-timeout", app.stop_timeout_ms.div_ceil(1000).to_string());
     let mut entrypoint = app.entrypoint.iter();
     if let Some(program) = entrypoint.next() {

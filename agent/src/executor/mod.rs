@@ -29,7 +29,7 @@ pub use child::{Punnet, WaitedFor};
 pub use state::State;
 
 use crate::core::{Done, Event, Job, Level, Observed, OnDisk, Seen, Status};
-use containers::{Listing, create_args, parse_images, parse_ps};
+use containers::{Listing, create_args, parse_images, parse_ps, start_args};
 use logs::Logs;
 use watch::Watches;
 
@@ -207,7 +207,7 @@ impl Executor {
                 None
             }
             Job::Start { app } => {
-                let args = ["start".to_owned(), app.to_string()];
+                let args = start_args(&app, &self.fleet_key);
                 self.container(app, args, COMMAND_TIME);
                 None
             }

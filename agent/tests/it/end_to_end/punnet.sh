@@ -37,6 +37,8 @@ create)
   shift
   printf %s "$1" > "$D/c/$name/command"; printf %s "$labels" > "$D/c/$name/labels";;
 start)
+  [ "$1" = --vouched-by ] || { echo "punnet: nobody vouches for $1" >&2; exit 1; }
+  shift 2
   [ "$(status "$1")" = running ] && { echo "punnet: $1 runs already" >&2; exit 1; }
   mkdir -p "$R/containers/$1"; rm -f "$R/containers/$1/exit_code"
   echo start >> "$D/c/$1/starts"
