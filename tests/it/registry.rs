@@ -401,6 +401,106 @@ fn a_pull_that_is_killed_goes_on_at_the_byte_if_what_came_was_kept() {
     assert!(not_kept > 3_000_000, "only {not_kept} bytes were served again");
 }
 
+/// Puts beside an image of a registry what `cosign sign --key` puts there (SIGNATURE_SPEC.md), made by OpenSSL and sent by skopeo.
+fn sign_as_cosign_does(board: &Board, image: &str, private_key: &Path) {
+    let digest = ok(Command::new("skopeo").args([
+        "inspect",
+        "--tls-verify=false",
+        "--format={{.Digest}}",
+        &format!("docker://{image}"),
+    ]));
+    let digest = digest.trim();
+    let layout = board.path("signature-layout");
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let blob = |media_type: &str, bytes: &[u8]| {
+        let file = board.path("blob");
+        fs::write(&file, bytes).unwrap();
+        let hex = ok(Command::new("sha256sum").arg(&file))[..64].to_owned();
+        fs::rename(&file, blobs.join(&hex)).unwrap();
+        json!({ "mediaType": media_type, "size": bytes.len(), "digest": format!("sha256:{hex}") })
+    };
+    let payload = json!({
+        "critical": {
+            "identity": { "docker-reference": image },
+            "image": { "docker-manifest-digest": digest },
+            "type": "cosign container image signature",
+        },
+        "optional": null,
+    });
+    let (message, signature) = (board.path("payload"), board.path("signature"));
+    fs::write(&message, payload.to_string()).unwrap();
+    ok(Command::new("openssl")
+        .args(["dgst", "-sha256", "-sign"])
+        .arg(private_key)
+        .arg("-out")
+        .args([&signature, &message]));
+    let signature = ok(Command::new("base64").arg("--wrap=0").arg(signature));
+    let mut layer = blob(
+        "application/vnd.dev.cosign.simplesigning.v1+json",
+        payload.to_string().as_bytes(),
+    );
+    layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
+    let config = json!({
+        "architecture": "", "os": "", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+    });
+    let config = blob(
+        "application/vnd.oci.image.config.v1+json",
+        config.to_string().as_bytes(),
+    );
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer],
+    });
+    let manifest = blob(MANIFEST, manifest.to_string().as_bytes());
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let repository = image.rsplit_once(':').unwrap().0;
+    skopeo_copy(&[
+        &format!("oci:{}", layout.display()),
+        &format!("docker://{repository}:{}.sig", digest.replace(':', "-")),
+    ]);
+}
+
+#[test]
+fn an_image_signed_in_the_registry_as_cosign_does_runs_and_others_do_not() {
+    let (board, registry) = (Board::new(), DockerRegistry::start(Door::Open).unwrap());
+    let lines = "COPY --chmod=755 busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]";
+    let program = busybox(Arch::Amd64);
+    let key = board.path("key.pem");
+    ok(Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+        ])
+        .arg(&key));
+    let public = ok(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key));
+    for name in ["signed", "unsigned"] {
+        let lines = format!("{lines}\nLABEL name={name}");
+        let archive = board.build(name, "linux/amd64", &lines, &[("busybox", &program)]);
+        skopeo_copy(&[
+            &format!("oci-archive:{}", archive.display()),
+            &format!("docker://{}/{name}:1", registry.address),
+        ]);
+    }
+    let image = |name: &str| format!("{}/{name}:1", registry.address);
+    sign_as_cosign_does(&board, &image("signed"), &key);
+    let policy = json!({
+        "version": 1, "keys": { "vendor": public }, "rules": [{ "images": "", "signed_by": ["vendor"] }],
+    });
+    fs::write(board.path("data/signatures.json"), policy.to_string()).unwrap();
+    let run = |name: &str| board.punnet(&["run", "--rm", &image(name), "echo", "hello"]);
+    assert_eq!(ok(&mut run("signed")), "hello\n");
+    let complaint = fails(&mut run("unsigned"), 125);
+    assert!(complaint.contains("it has no signature"), "{complaint}");
+}
+
 /// Runs with standard error on a terminal of its own; what was drawn there. Nobody else gets the terminal: it ends with the program.
 fn drawn_on_a_terminal(mut command: Command) -> String {
     use nix::fcntl::OFlag;
