@@ -112,6 +112,10 @@ pub enum CliError {
     #[cfg(feature = "images")]
     #[error(transparent)]
     Log(#[from] punnet_logs::LogError),
+    /// The kernel refuses the container's root.
+    #[cfg(feature = "images")]
+    #[error("{0}\n  a container made with `--writable-layer copy` needs no overlayfs")]
+    OverlayRefused(String),
     /// Any of the above within `run`, `create`, `start` or `exec`, where Docker's users expect 125.
     #[error(transparent)]
     Engine(Box<CliError>),

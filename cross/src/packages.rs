@@ -32,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mformat", "mtools"),
     ("systemd-analyze", "systemd"),
     ("findmnt", "util-linux"),
+    ("strace", "strace"),
     ("shellcheck", "shellcheck"),
     ("cc", "gcc"),
     ("c++", "g++"),

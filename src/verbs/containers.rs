@@ -12,7 +12,7 @@ use punnet_spec::Status;
 use serde::Serialize;
 
 use super::options::{duration_s, signal_number, size_bytes};
-use super::{ANY, Given, JSON, Verb, Words, flag, sign, valued};
+use super::{ANY, Given, JSON, Verb, Words, flag, layer, sign, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
 use crate::error::{CliError, print_chain};
 use crate::roots::Roots;
@@ -36,7 +36,7 @@ pub const START: Verb = Verb {
         let vouched = given.one("vouched-by");
         for_each(roots, &given, |roots, folders| {
             sign::check_container(roots, &folders.meta()?, vouched)
-                .and_then(|()| start(roots, folders))
+                .and_then(|()| start(roots, folders).map_err(layer::with_remedy))
                 .map_err(|e| CliError::Engine(e.into()))
         })
     },

@@ -42,6 +42,17 @@ pub fn choose(given: &Given, folders: &Folders) -> Result<Layer, CliError> {
     }
 }
 
+/// Where the kernel has overlayfs and refuses it here (to this user, on this file system), says what can be done.
+pub fn with_remedy(error: CliError) -> CliError {
+    match error {
+        // The container's own process tells it as text.
+        CliError::Runtime(error) if error.chain().contains("file system of type overlay") => {
+            CliError::OverlayRefused(error.chain())
+        }
+        other => other,
+    }
+}
+
 /// Copies the image's files.
 pub fn copy(image: &Image, to: &Path) -> Result<(), CliError> {
     image.copy_to(to)?;

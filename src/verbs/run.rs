@@ -193,7 +193,7 @@ fn run(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
     if outcome.is_err() || is_for_now(given) {
         containers::remove(roots, &folders, true)?;
     }
-    outcome.map(ExitCode::from)
+    outcome.map(ExitCode::from).map_err(layer::with_remedy)
 }
 
 /// It is removed at its end, and with the process that waits for that.

@@ -361,3 +361,61 @@ fn what_a_container_writes_goes_where_it_was_asked_to() {
     let complaint = fails(&mut on_disk, 125);
     assert!(complaint.contains("not in RAM"), "{complaint}");
 }
+
+/// punnet on a kernel whose first fsopen(2) in a process fails so, by strace(1) with these options, and whose list of file systems has no overlay.
+fn without_overlayfs(stand: &Stand, tracing: &[&str], error: &str, args: &[&str]) -> Command {
+    let listed = std::fs::read_to_string("/proc/filesystems").unwrap();
+    let others: Vec<&str> = listed
+        .lines()
+        .filter(|line| !line.ends_with("\toverlay"))
+        .collect();
+    let list = stand.path().join("filesystems");
+    std::fs::write(&list, others.join("\n")).unwrap();
+    let punnet = stand.punnet(args);
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /proc/filesystems && exec \"$@\"",
+        ])
+        .arg(&list)
+        .arg("strace")
+        .args(tracing)
+        .args(["-qqq", "-o", "/dev/null", "-e", "trace=fsopen", "-e"])
+        .arg(format!("inject=fsopen:error={error}:when=1"))
+        .arg(punnet.get_program())
+        .args(punnet.get_args());
+    command
+}
+
+#[test]
+fn a_kernel_without_overlayfs_gets_a_copy_and_says_so() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root can put another list in the place of /proc/filesystems");
+        return;
+    }
+    let stand = stand_with_image();
+    // The first call is the question whether there is one; that of the container's process would be its root.
+    let run = ["run", "--name", "one", "hello", "--once"];
+    let ran = output(&mut without_overlayfs(&stand, &[], "ENODEV", &run));
+    let (greeting, said) = (
+        String::from_utf8(ran.stdout).unwrap(),
+        String::from_utf8(ran.stderr).unwrap(),
+    );
+    assert!(greeting.contains("hello from a scratch container"), "{said}");
+    assert!(
+        said.contains("this kernel has no overlayfs") && said.contains("a copy"),
+        "{said}"
+    );
+    assert!(stand.path().join("data/containers/one/rootfs/hello").is_file());
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
+    // Where it is there and refused, the error says what does not need it.
+    let run = ["run", "--rm", "--writable-layer", "disk", "hello", "--once"];
+    let refused = fails(&mut without_overlayfs(&stand, &["-f"], "EPERM", &run), 125);
+    assert!(
+        refused.contains("type overlay: EPERM") && refused.contains("--writable-layer copy"),
+        "{refused}"
+    );
+}
