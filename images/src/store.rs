@@ -38,6 +38,7 @@ mod unpack;
 mod usage;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -253,7 +254,7 @@ impl Store {
     ) -> Result<()> {
         let manifest_json = source.document(descriptor)?;
         let (manifest, config) = source.read_manifest(descriptor)?;
-        self.check_space(manifest.layer_bytes())?;
+        self.check_space(&manifest)?;
         let staging = Staging::make(&self.root.join("staging"))?;
         let mut unpacker = Unpacker::new(staging.path(), &self.root.join("objects"))?;
         let (layers, total_bytes) = (manifest.layers.len(), manifest.layer_bytes());
@@ -588,8 +589,19 @@ impl Store {
         write_durably(&self.reference_path(reference), format!("{digest}\n").as_bytes())
     }
 
-    /// Compressed layers never unpack to less: what does not even fit as transferred is refused before it is read.
-    fn check_space(&self, bytes: u64) -> Result<()> {
+    /// What does not even fit as transferred is refused before it is read. Layers that another image has count nothing: their files are here.
+    fn check_space(&self, manifest: &Manifest) -> Result<()> {
+        let mut known = BTreeSet::new();
+        for image in self.list()? {
+            // One that cannot be read says nothing; `verify` tells what is wrong with it.
+            let layers = image.manifest_document().map_or(Vec::new(), |known| known.layers);
+            known.extend(layers.iter().map(|layer| layer.digest));
+        }
+        let new = manifest
+            .layers
+            .iter()
+            .filter(|layer| !known.contains(&layer.digest));
+        let bytes = new.fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
         let stat = nix::sys::statvfs::statvfs(&self.root).map_err(Error::at("look at", &self.root))?;
         #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit boards")]
         let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));

@@ -40,6 +40,33 @@ fn a_full_disk_leaves_the_images_that_were_there() {
     assert!(bytes_below(&disk.0.join("store/staging")).is_empty());
 }
 
+#[test]
+fn layers_that_are_here_already_need_no_space_again() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: mounting a small file system takes root");
+        return;
+    }
+    // Each file is written before it is found to be here: one must have room, not all.
+    let layer = |first: usize| -> Vec<u8> {
+        (first..first + 20)
+            .flat_map(|number| file(&format!("f{number}"), &noise_text(number, 75_000)))
+            .collect()
+    };
+    let mut first = Made::new(&[layer(0)]);
+    let mut second = Made::new(&[layer(0), file("new", "small")]);
+    let mut unknown = Made::new(&[layer(20)]);
+    let disk = Mounted::tmpfs(&first.folder.path().join("disk"), "size=2m");
+    let store = Store::open(disk.0.join("store")).unwrap();
+    import_as(&store, &first.source(), "first").unwrap();
+    // What is on its way is written before it is found to be here: the largest file must have room once.
+    assert_full(
+        import_as(&store, &unknown.source(), "unknown"),
+        "a layer that is new",
+    );
+    let image = import_as(&store, &second.source(), "second").unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+}
+
 /// The refusal is about space, and says so.
 fn assert_full<T>(result: Result<T>, context: &str) -> bool {
     let error = match result {
