@@ -286,10 +286,11 @@ fn seed(enrolment: &Enrolment) -> u64 {
         .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
-/// One line an event on standard error; systemd's or a terminal's clock tells when.
+/// One line an event on standard error; systemd's or a terminal's clock tells when. Written at once: on a serial console others write too.
 fn log(least: Level, level: Level, text: &str) {
     if level <= least {
-        eprintln!("punnet agent: {}: {text}", level_name(level));
+        let line = format!("punnet agent: {}: {text}\n", level_name(level));
+        eprint!("{line}");
     }
 }
 

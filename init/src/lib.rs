@@ -73,9 +73,10 @@ pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
     }
 }
 
-/// One line on the serial console.
+/// One line on the serial console, written at once: others write there too.
 fn say(text: impl std::fmt::Display) {
-    eprintln!("punnet init: {text}");
+    let line = format!("punnet init: {text}\n");
+    eprint!("{line}");
 }
 
 /// An error and its causes in one line.
