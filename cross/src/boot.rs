@@ -139,10 +139,9 @@ pub fn run_on_all() -> Result<()> {
     for found in punnet_boards::load_all(&build::root().join("board-configs"))? {
         let Some(qemu) = &found.qemu else { continue };
         let name = &found.board.name;
-        if emulator::knows(qemu)? {
-            scenario(name, BoardPrograms::get(name, None)?, None)?;
-        } else {
-            println!("SKIPPED: {name}: this machine's QEMU does not emulate it");
+        match emulator::program(qemu) {
+            Ok(_) => scenario(name, BoardPrograms::get(name, None)?, None)?,
+            Err(error) => println!("SKIPPED: {name}: {error:#}"),
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use punnet_boards::{Drive, Qemu};
 
 use crate::build::target_dir;
 use crate::image::{self, Artefacts};
+use crate::kernel;
 use crate::packages;
 use crate::process::{self, Server, run, stdout_of, wait_for};
 
@@ -248,21 +249,36 @@ fn tail(text: &str) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-/// Whether the installed QEMU has the machine: raspi4b came with 9.0.
-pub fn knows(qemu: &Qemu) -> Result<bool> {
+/// The QEMU that knows the board's machine: the installed one, or else Debian's backport of a newer one (raspi4b came with 9.0).
+pub fn program(qemu: &Qemu) -> Result<PathBuf> {
     packages::ensure(PROGRAMS)?;
+    let installed = PathBuf::from(&qemu.program);
+    if knows(&installed, qemu)? {
+        return Ok(installed);
+    }
+    let package = PROGRAMS.iter().find(|(program, _)| *program == qemu.program);
+    let (_, package) = package.with_context(|| format!("no package is known to have {}", qemu.program))?;
+    let newer = kernel::backport(package)?.join("usr/bin").join(&qemu.program);
+    ensure!(
+        knows(&newer, qemu)?,
+        "neither the installed {} nor Debian's backport of it emulates this board",
+        qemu.program
+    );
+    Ok(newer)
+}
+
+fn knows(program: &Path, qemu: &Qemu) -> Result<bool> {
     let machine = qemu.arguments.iter().skip_while(|word| *word != "-M").nth(1);
     let name = machine
         .and_then(|machine| machine.split(',').next())
         .context("[qemu] names no machine (-M)")?;
-    let listed = stdout_of(Command::new(&qemu.program).args(["-M", "help"]))?;
+    let listed = stdout_of(Command::new(program).args(["-M", "help"]))?;
     Ok(listed
         .lines()
         .any(|line| line.split_whitespace().next() == Some(name)))
 }
 
 fn command(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -> Result<Command> {
-    packages::ensure(PROGRAMS)?;
     let description = &artefacts.description;
     let qemu = description
         .qemu
@@ -275,7 +291,7 @@ fn command(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -
         .chain(own)
         .chain(words.iter().copied())
         .collect();
-    let mut command = Command::new(&qemu.program);
+    let mut command = Command::new(program(qemu)?);
     command
         .args(&qemu.arguments)
         .args([

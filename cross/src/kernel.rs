@@ -191,13 +191,13 @@ const fn debian_arch(arch: Arch) -> &'static str {
 struct Apt(Vec<String>);
 
 impl Apt {
-    fn new(arch: &str) -> Result<Self> {
-        let folder = target_dir().join("apt").join(arch);
+    fn new(arch: &str, suite: &str) -> Result<Self> {
+        let folder = target_dir().join("apt").join(format!("{suite}-{arch}"));
         for part in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
         let sources = folder.join("sources.list");
-        std::fs::write(&sources, format!("deb {} {RELEASE} main\n", mirror()?))?;
+        std::fs::write(&sources, format!("deb {} {suite} main\n", mirror()?))?;
         let at = |name: &str| folder.join(name).display().to_string();
         let options = [
             format!("APT::Architecture={arch}"),
@@ -242,10 +242,21 @@ pub fn mirror() -> Result<String> {
 /// A Debian package for any board, extracted: fetched once.
 pub fn debian_package(package: &str, arch: Arch) -> Result<PathBuf> {
     let name = debian_arch(arch);
-    let folder = target_dir().join("debian").join(format!("{package}-{name}"));
+    extracted(package, name, RELEASE, &format!("{package}-{name}"))
+}
+
+/// A package of Debian's backports for this machine, extracted: fetched once, and not installed, so that everything else keeps the release's own.
+pub fn backport(package: &str) -> Result<PathBuf> {
+    let arch = stdout_of(Command::new("dpkg").arg("--print-architecture"))?;
+    let suite = format!("{RELEASE}-backports");
+    extracted(package, arch.trim(), &suite, &format!("{package}-{suite}"))
+}
+
+fn extracted(package: &str, arch: &str, suite: &str, folder: &str) -> Result<PathBuf> {
+    let folder = target_dir().join("debian").join(folder);
     if !folder.is_dir() {
         packages::ensure(PROGRAMS)?;
-        let apt = Apt::new(name)?;
+        let apt = Apt::new(arch, suite)?;
         run(&mut apt.command("apt-get", &["-qq", "update"]))?;
         // Whole or not there, even when two tests want it at the same moment.
         let partial = tempfile::tempdir_in(target_dir())?;
@@ -274,7 +285,7 @@ fn download(apt: &Apt, package: &str, to: &Path) -> Result<()> {
 
 fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
     eprintln!("==> fetching the kernel, {package} ({arch})");
-    let apt = Apt::new(arch)?;
+    let apt = Apt::new(arch, RELEASE)?;
     run(&mut apt.command("apt-get", &["-qq", "update"]))?;
     let depends = stdout_of(&mut apt.command("apt-cache", &["depends", package]))?;
     let newest = depends
