@@ -41,7 +41,6 @@ pub fn run(hooks: Hooks) {
     modules::load_at_boot(&index)
         .into_iter()
         .for_each(|trouble| troubles.add(trouble));
-    modules::coldplug(&index);
     let board = board(&mut troubles);
     watchdog(board.as_ref());
     let all = disks(&index);
@@ -126,7 +125,8 @@ fn watchdog(board: Option<&Board>) {
     }
 }
 
-/// Waits until both of our partitions are there, or until they can no longer be expected.
+/// Waits until both of our partitions are there, or until they can no longer be expected. Modules that devices ask for are loaded here only where the
+/// disk needs them: `attend` does it for all, and nothing waits for it.
 fn disks(index: &Index) -> Vec<partitions::Partition> {
     let began = Instant::now();
     loop {

@@ -51,11 +51,12 @@ pub fn run() -> Result<ExitCode, InitError> {
     supervisor.trial_until = Path::new(TRIAL).exists().then(|| Instant::now() + trial_time());
     supervisor.notify = supervisor.listen();
     supervisor.watchdog = open_watchdog();
-    supervisor.spawn(Role::Attend);
+    // What the board is for comes first.
     supervisor.spawn(Role::Agent);
     if Path::new(APPS).exists() {
         supervisor.spawn(Role::Apps);
     }
+    supervisor.spawn(Role::Attend);
     if Path::new(CONSOLE).exists() {
         supervisor.spawn(Role::Console);
     }
