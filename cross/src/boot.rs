@@ -2,6 +2,7 @@
 //! (`story.rs`): the board enrols, runs what it is told, survives a power cut in the middle of an update, runs without network what it last
 //! ran, updates its own system (`system.rs`).
 
+mod alone;
 mod measure;
 mod story;
 mod system;

@@ -155,6 +155,25 @@ impl Stand {
         run(command.arg(layout.join("")).arg(context).stdout(Stdio::null()))
     }
 
+    /// Builds the example image for another platform, as an archive in which it has this name.
+    pub fn save_hello_for(&self, platform: &str, name: &str, archive: &Path) -> Result<()> {
+        let words = [
+            "build",
+            "--quiet",
+            "--platform",
+            platform,
+            "--tag",
+            name,
+            "--output",
+        ];
+        let context = self.hello_context()?;
+        run(self
+            .punnet(&words)
+            .arg(archive)
+            .arg(context)
+            .stdout(Stdio::null()))
+    }
+
     /// Takes what a build makes of `context` for `platform` into the fleet as `name`.
     pub fn add_built(&self, name: &str, platform: &str, context: &Path) -> Result<()> {
         let layout = self.path().join(format!("built-{name}"));

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::story::{STEP_TIMEOUT, Story};
 
-/// How long what the last step has written takes to reach the card: vm.dirty_expire_centisecs, and the journal's commit after it.
-const SETTLE_TIME: Duration = Duration::from_secs(45);
+/// How long what the last step has written takes to reach the card: vm.dirty_expire_centisecs (1 s here), and the journal's commit after it (5 s).
+const SETTLE_TIME: Duration = Duration::from_secs(12);
 /// How long a board at rest is watched: longer than any of the kernel's timers for writing.
-const IDLE_TIME: Duration = Duration::from_secs(60);
+const IDLE_TIME: Duration = Duration::from_secs(20);
 
 impl Story {
     /// A card lives for so many writes: a board at rest makes none.

@@ -33,6 +33,15 @@ const FIXED_ADDRESS: &str = "address=10.0.2.77/24\ngateway=10.0.2.2\n";
 const ADVERTISED_PREFIX: &str = "fec0000000000000";
 /// The board whose system is updated: its kernel is the smallest one.
 const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
+/// The board that meets what goes wrong in the field: it starts soonest.
+const BOARD_IN_TROUBLE: &str = "qemu-virt-aarch64";
+/// The board that is watched at rest.
+const BOARD_AT_REST: &str = "raspberry-pi-zero";
+/// What is to be written is written within seconds: what is seen later comes from somebody who is awake. sysctl(5), by the kernel's command line
+const WRITES_SOON: [&str; 2] = [
+    "sysctl.vm.dirty_expire_centisecs=100",
+    "sysctl.vm.dirty_writeback_centisecs=100",
+];
 
 /// The whole story, on one board.
 pub fn scenario(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -> Result<()> {
@@ -66,18 +75,22 @@ pub fn scenario(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -
         story.update_system()?;
         step("updating its system to one that does not start");
         story.update_system_to_a_bad_one()?;
+    }
+    if board == BOARD_AT_REST {
         step("resting");
         story.rest_without_writing()?;
     }
     step("switching off in order");
     story.power_off()?;
-    if board == BOARD_WITH_UPDATES {
+    if board == BOARD_IN_TROUBLE {
         step("starting with a spoiled boot partition, in 1970, without network");
         story.start_with_a_spoiled_boot_partition()?;
         step("starting from a read-only card");
         story.start_from_a_read_only_card()?;
         step("starting without data");
         story.start_without_data()?;
+        step("starting from a card with its apps on it");
+        story.start_alone()?;
     }
     step("done");
     Ok(())
@@ -166,9 +179,18 @@ impl Story {
         self.switch_on_with(&[], None)
     }
 
+    /// With more words for QEMU, and a cable that leads nowhere.
+    pub(super) fn switch_on_isolated(&mut self, arguments: &[&str]) -> Result<()> {
+        let isolated = ["-netdev", "user,id=alone,restrict=on"];
+        self.switch_on_with(&[arguments, &isolated].concat(), Some("alone"))
+    }
+
     /// With more words for QEMU, and another network than this machine's.
     pub(super) fn switch_on_with(&mut self, arguments: &[&str], network: Option<&str>) -> Result<()> {
         let mut words = vec!["punnet.console"];
+        if self.artefacts.description.board.name == BOARD_AT_REST {
+            words.extend(WRITES_SOON);
+        }
         let memory = self.memory_mib.map(|mib| mib.to_string());
         let mut arguments = arguments.to_vec();
         if let Some(memory) = &memory {

@@ -20,8 +20,7 @@ impl Story {
         image::put_on_card(&card, &spoiled, "enrolment.json")?;
         std::fs::write(&spoiled, "hostname=kitchen\naddres=192.0.2.7/24\n")?;
         image::put_on_card(&card, &spoiled, "punnet.txt")?;
-        let isolated = ["-netdev", "user,id=alone,restrict=on"];
-        self.switch_on_with(&[IN_1970, &isolated].concat(), Some("alone"))?;
+        self.switch_on_isolated(IN_1970)?;
         self.expect_troubles(&[
             "enrolment.json on the boot partition is not used",
             "punnet.txt: line 2 column 8: there is no key \"addres\"",
@@ -61,7 +60,8 @@ impl Story {
         self.switch_on()?;
         self.expect_troubles(&["no data partition", "kept in RAM until this is mended"])?;
         self.wait_online()?;
-        self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")
+        self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")?;
+        self.cut_power()
     }
 
     fn expect_troubles(&mut self, wanted: &[&str]) -> Result<()> {
@@ -78,7 +78,7 @@ impl Story {
         Ok(())
     }
 
-    fn expect_hello(&mut self) -> Result<()> {
+    pub(super) fn expect_hello(&mut self) -> Result<()> {
         let running = |answer: &str| answer.contains("hello") && answer.contains("running");
         self.machine()?.ask_until("ps", STEP_TIMEOUT, running)?;
         Ok(())
