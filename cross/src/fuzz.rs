@@ -14,7 +14,7 @@ use crate::build::{cargo, root, static_target, target_dir};
 use crate::process::{self, output_of};
 
 /// Targets that get a minute in the tests: what reads images and answers of registries, which anybody may send.
-const LONG: &[&str] = &["containerfile", "image_documents", "registry", "unpack"];
+const LONG: &[&str] = &["containerfile", "image_documents", "registry", "unpack", "zstd"];
 
 /// Seconds each of them gets in the tests.
 const SECONDS_LONG: u32 = 60;

@@ -33,6 +33,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("findmnt", "util-linux"),
     ("strace", "strace"),
+    ("zstd", "zstd"),
     ("shellcheck", "shellcheck"),
     ("cc", "gcc"),
     ("c++", "g++"),

@@ -1,4 +1,4 @@
-//! Any bytes as what a registry or a token service sends: head, challenges, redirects, chunks, token, zstd. Nothing panics, nothing is unbounded.
+//! Any bytes as what a registry or a token service sends: head, challenges, redirects, chunks, token. Nothing panics, nothing is unbounded.
 
 #![no_main]
 

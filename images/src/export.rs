@@ -227,7 +227,7 @@ fn write_docker(images: &[Part<'_>], out: &mut Out) -> Result<()> {
 }
 
 fn plain(source: &Source, layer: &Descriptor) -> Result<Box<dyn Read>> {
-    decompressed(source.blob_of(layer)?, layer)
+    decompressed(source.blob_of(layer)?, layer, None)
 }
 
 /// A file or directory that we have made, and that goes with this value unless it was renamed away.

@@ -37,3 +37,4 @@ pub use oci::Platform;
 pub use reference::Reference;
 pub use source::{Blob, NamedImage, Source};
 pub use store::{Image, ImportOptions, Store, remove_tree};
+pub use zstd::read_as_zstd;

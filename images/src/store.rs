@@ -56,6 +56,7 @@ pub use flatten::TreeArchive;
 pub(crate) use object::{Metadata, read_xattrs};
 pub use repair::Repaired;
 pub use staging::Staging;
+pub(crate) use table::nameless as nameless_file;
 pub use tree::remove as remove_tree;
 pub use usage::{ImageUsage, Usage};
 pub use verify::{Damage, PROBLEMS_MAX, Problem};

@@ -94,7 +94,12 @@ impl Store {
                 inner: fetch(layer)?,
                 read: &mut read,
             };
-            let found = self.find(number, &mut *decompressed(blob, layer)?, &mut wanted, &staging);
+            let found = self.find(
+                number,
+                &mut *decompressed(blob, layer, Some(staging.path()))?,
+                &mut wanted,
+                &staging,
+            );
             repaired.read_bytes += read;
             found.map_err(|source| Error::Layer {
                 digest: layer.digest,

@@ -225,7 +225,8 @@ impl Queue {
     }
 }
 
-fn nameless(path: &Path) -> io::Result<File> {
+/// A file that is gone with its last descriptor.
+pub fn nameless(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).open(path)?;
     std::fs::remove_file(path)?;

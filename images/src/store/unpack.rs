@@ -109,7 +109,7 @@ impl Unpacker {
             told: 0,
             progress,
         });
-        let mut unpacked = HashingReader::new(decompressed(&mut blob, descriptor)?);
+        let mut unpacked = HashingReader::new(decompressed(&mut blob, descriptor, Some(&self.staging))?);
         let applied = self.apply(TarStream::new(Sequential(&mut unpacked)));
         // Damage upsets the archive first; that the layer is damaged is what its reader must know.
         let drained = drain(&mut unpacked, TRAILER_BYTES_MAX).map_err(Error::Stream);
