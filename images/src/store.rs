@@ -113,7 +113,7 @@ pub struct ImportOptions<'a> {
     pub reference: Option<Reference>,
     /// The manifest's digest that it must have.
     pub expect: Option<Digest>,
-    /// Keep the blobs, for export with the same digests.
+    /// Keep the blobs, for export with the same digests. The source's files get one more name where that can be: nobody may write to them any more.
     pub keep_blobs: bool,
     /// Told how far it is, at most once a layer and 128 KiB.
     pub progress: &'a mut dyn FnMut(Progress),
@@ -695,7 +695,7 @@ fn reference_of(file_name: &str) -> Option<Reference> {
     file_name.replace('+', "/").parse().ok()
 }
 
-/// Copies an image's blobs into a layout of their own.
+/// Takes an image's blobs, which have been checked before, into a layout of their own.
 fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, layout: &Path) -> Result<()> {
     let folder = layout.join("blobs/sha256");
     fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;
@@ -704,6 +704,10 @@ fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, lay
         .chain(&manifest.layers)
     {
         let path = folder.join(blob.digest.hex());
+        let from = source.path().join("blobs/sha256").join(blob.digest.hex());
+        if fs::hard_link(from, &path).is_ok() {
+            continue;
+        }
         let mut file = File::create(&path).map_err(Error::at("create", &path))?;
         let mut content = HashingReader::new(source.blob_of(blob)?);
         io::copy(&mut content, &mut file).map_err(Error::at("write", &path))?;

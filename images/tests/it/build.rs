@@ -5,7 +5,8 @@ use crate::support::{Bench, bytes_below, chain};
 use nix::sys::stat::Mode;
 use punnet_images::{ImportOptions, Store};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 #[test]
@@ -318,6 +319,17 @@ fn a_built_image_lands_in_the_store_as_it_was_copied() {
     );
     assert!(stored.rootfs().join("w").is_dir());
     assert!(store.verify(&stored).unwrap().is_empty());
+    // Its blobs are not written a second time.
+    let kept = stored.layout().unwrap().join("blobs/sha256");
+    for blob in image
+        .manifest
+        .layers
+        .iter()
+        .chain([&image.manifest.config, &image.descriptor])
+    {
+        let inode = |folder: &Path| fs::metadata(folder.join(blob.digest.hex())).unwrap().ino();
+        assert_eq!(inode(&kept), inode(&image.layout.join("blobs/sha256")));
+    }
 }
 
 #[test]
