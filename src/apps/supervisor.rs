@@ -145,8 +145,13 @@ impl Supervisor {
         {
             let order = self.orders.take(&app.name);
             app.held = order == Some(Order::Stop);
+            let process = app.process.take();
             if let Err(error) = app.look(&self.roots) {
                 stands_in_the_way(app, &self.orders, began_ms, &error);
+            }
+            if app.found == Found::Idle && process.is_some() {
+                // It has ended since: it counts as running until its end has been noted, with its exit code.
+                (app.found, app.process, app.ended) = (Found::Running, process, None);
             }
             if order == Some(Order::Start) {
                 (app.failures, app.retry_at_ms, app.ended) = (0, 0, None);

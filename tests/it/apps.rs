@@ -189,6 +189,45 @@ fn files_become_containers_and_only_what_has_changed_is_started_again() {
 }
 
 #[test]
+fn an_end_is_noted_though_a_command_ends_at_the_same_time() {
+    let mut served = Served::new(&[
+        ("app.yaml", "image: hello\nrestart: never\n"),
+        ("other.yaml", "image: hello\n"),
+    ]);
+    served.serve();
+    let pid = served.running("app");
+    served.running("other");
+    let server = served.server.as_ref().unwrap().id();
+    let mut order = served.command(&["stop", "other"]).spawn().unwrap();
+    let began = Instant::now();
+    let job = loop {
+        let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+        let is_stop = |child: &&str| {
+            let words = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            words.contains("\0stop\0other")
+        };
+        if let Some(job) = children.split_whitespace().find(is_stop) {
+            break job.to_owned();
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody stops it");
+    };
+    // Both ends are there when it goes on.
+    served.signal(Signal::SIGSTOP);
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+    while !std::fs::read_to_string(format!("/proc/{job}/stat"))
+        .unwrap()
+        .contains(") Z ")
+    {
+        assert!(began.elapsed() < PATIENCE, "stop does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    served.signal(Signal::SIGCONT);
+    let app = served.wait_for("app", "ended", |app| app["status"] == "ended");
+    assert_eq!(app["exit_code"], 137, "{app}");
+    order.wait().unwrap();
+}
+
+#[test]
 fn an_app_is_started_again_as_its_file_says() {
     let mut served = Served::new(&[
         ("always.yaml", "image: hello\nargs: [--once]\n"),
