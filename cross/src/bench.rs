@@ -8,7 +8,7 @@ mod images;
 mod offer;
 mod peak;
 mod pull;
-mod runtime;
+pub(crate) mod runtime;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -78,7 +78,7 @@ pub fn run_all(options: &Options) -> Result<()> {
     };
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     if !options.images {
-        runtime::rows(&programs.punnet, options)?;
+        runtime::rows(&programs.punnet, runtime_alone.is_some(), options)?;
         if let Some(punnet) = runtime_alone {
             runtime::rows_of_runtime_alone(&punnet)?;
         }

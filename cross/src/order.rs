@@ -3,27 +3,28 @@
 //! The kernel maps the neighbours of each page that is touched (fault-around, 64 KiB): functions that are strewn over the whole program
 //! bring all of it into memory. The commands run under ptrace(2), one instruction at a time; what they execute, in the order of its
 //! addresses, becomes `cross/hot-functions.ld`, which [`crate::cross`] hands to the linker. A name that a later build does not have costs
-//! nothing, one that is missing stands with the rest: make the file anew when the runtime has changed much.
+//! nothing, one that is missing stands with the rest: make the file anew when `bench` says that a
+//! command takes more than its budget.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::Hasher as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::ptrace::{self, Options as Trace};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use object::{Object, ObjectSymbol, SymbolKind};
 use punnet_boards::Arch;
-use serde_json::{Value, json};
 
+use crate::bench::runtime::every_command;
 use crate::build::{Strip, root, target_dir};
 use crate::cross::Compiler;
-use crate::packages::busybox;
-use crate::process::{start_stopped, stdout_of};
+use crate::process::start_stopped;
 
 /// The linker script, in the repository.
 pub const SCRIPT: &str = "cross/hot-functions.ld";
@@ -48,12 +49,11 @@ pub fn run_command(options: &Options) -> Result<()> {
         Some(binary) => binary.clone(),
         None => Compiler::find()?.build_with("punnet", Arch::Amd64, &[], Strip::No)?,
     };
-    let mut executed = BTreeSet::new();
-    let work = Work::new(&binary)?;
-    for words in COMMANDS {
-        work.trace(words, &mut executed)
-            .with_context(|| format!("punnet oci {}", words.join(" ")))?;
-    }
+    let mut executed = Vec::new();
+    every_command(&binary, |_, words| {
+        executed.push(trace(words)?);
+        Ok(())
+    })?;
     let names = names(&binary, &executed)?;
     std::fs::write(root().join(SCRIPT), script(&names))?;
     println!("{} functions in {SCRIPT}", names.len());
@@ -71,99 +71,49 @@ pub fn script_for_linker() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A container's life, and what engines ask meanwhile.
-const COMMANDS: &[&[&str]] = &[
-    &["run", "--bundle", "true", "a"],
-    &["create", "--bundle", "sleep", "b"],
-    &["state", "b"],
-    &["start", "b"],
-    &["exec", "b", "/true"],
-    &["list"],
-    &["ps", "b"],
-    &["kill", "b", "KILL"],
-    &["delete", "--force", "b"],
-];
-
-/// Two bundles: one whose program ends, one whose does not.
-struct Work {
-    folder: tempfile::TempDir,
-    binary: PathBuf,
-}
-
-impl Work {
-    fn new(binary: &Path) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        for (name, args) in [("true", json!(["/true"])), ("sleep", json!(["/sleep", "1000"]))] {
-            let bundle = folder.path().join(name);
-            std::fs::create_dir_all(bundle.join("rootfs"))?;
-            for applet in ["true", "sleep"] {
-                std::fs::copy(busybox()?, bundle.join("rootfs").join(applet))?;
+/// The addresses that a command and the processes it makes execute.
+fn trace(words: &[String]) -> Result<BTreeSet<u64>> {
+    let mut executed = BTreeSet::new();
+    let file = |path: &str| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let ours = file(&words[0])?;
+    let shell = start_stopped(words, Path::new("."))?;
+    ptrace::seize(
+        shell,
+        Trace::PTRACE_O_TRACEEXEC
+            | Trace::PTRACE_O_TRACECLONE
+            | Trace::PTRACE_O_TRACEFORK
+            | Trace::PTRACE_O_TRACEVFORK
+            | Trace::PTRACE_O_EXITKILL,
+    )?;
+    kill(shell, Signal::SIGCONT)?;
+    let mut began = false;
+    loop {
+        let status = waitpid(None, Some(WaitPidFlag::__WALL))?;
+        let (pid, signal) = match status {
+            WaitStatus::Exited(pid, code) if pid == shell => {
+                ensure!(code == 0, "ended with {code}");
+                return Ok(executed);
             }
-            stdout_of(Command::new(binary).args(["oci", "spec"]).current_dir(&bundle))?;
-            let path = bundle.join("config.json");
-            let mut spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-            spec["process"]["terminal"] = false.into();
-            spec["process"]["args"] = args;
-            spec["process"]["rlimits"] = json!([]);
-            spec["linux"]["resources"] = json!({});
-            if name == "true" {
-                let kinds = ["pid", "mount", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
-                spec["linux"]["namespaces"] = kinds.into_iter().collect();
-            }
-            std::fs::write(&path, serde_json::to_vec(&spec)?)?;
-        }
-        Ok(Self {
-            folder,
-            binary: binary.to_owned(),
-        })
-    }
-
-    /// Adds the addresses that a command and the processes it makes execute.
-    fn trace(&self, words: &[&str], executed: &mut BTreeSet<u64>) -> Result<()> {
-        let before = [&self.binary.display().to_string(), "oci", "--root", "state"];
-        let words: Vec<String> = before
-            .iter()
-            .chain(words)
-            .map(|word| (*word).to_owned())
-            .collect();
-        let shell = start_stopped(&words, self.folder.path())?;
-        ptrace::seize(
-            shell,
-            Trace::PTRACE_O_TRACEEXEC
-                | Trace::PTRACE_O_TRACECLONE
-                | Trace::PTRACE_O_TRACEFORK
-                | Trace::PTRACE_O_TRACEVFORK
-                | Trace::PTRACE_O_EXITKILL,
-        )?;
-        kill(shell, Signal::SIGCONT)?;
-        let mut is_ours = false;
-        loop {
-            let status = waitpid(None, Some(WaitPidFlag::__WALL))?;
-            let (pid, signal) = match status {
-                WaitStatus::Exited(pid, code) if pid == shell => {
-                    ensure!(code == 0, "ended with {code}");
-                    return Ok(());
-                }
-                WaitStatus::Signaled(pid, signal, _) if pid == shell => bail!("ended with {signal}"),
-                WaitStatus::PtraceEvent(pid, _, EVENT_EXEC) if pid != shell || is_ours => {
-                    // The container's own program.
+            WaitStatus::Signaled(pid, signal, _) if pid == shell => bail!("ended with {signal}"),
+            WaitStatus::PtraceEvent(pid, _, EVENT_EXEC) => {
+                // Ours may execute itself anew; the container's program is not ours.
+                if file(&format!("/proc/{pid}/exe"))? != ours {
                     ptrace::detach(pid, None)?;
                     continue;
                 }
-                WaitStatus::PtraceEvent(pid, _, event) => {
-                    is_ours |= event == EVENT_EXEC;
-                    (pid, None)
-                }
-                WaitStatus::Stopped(pid, Signal::SIGTRAP | Signal::SIGSTOP | Signal::SIGCONT) => (pid, None),
-                WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
-                _ => continue,
-            };
-            if is_ours {
-                executed.insert(program_counter(pid)?);
-                ptrace::step(pid, signal)?;
-            } else {
-                ptrace::cont(pid, signal)?;
+                began = true;
+                (pid, None)
             }
+            WaitStatus::PtraceEvent(pid, ..) => (pid, None),
+            WaitStatus::Stopped(pid, Signal::SIGTRAP | Signal::SIGSTOP | Signal::SIGCONT) => (pid, None),
+            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+            _ => continue,
+        };
+        if began {
+            executed.insert(program_counter(pid)?);
+            ptrace::step(pid, signal)?;
+        } else {
+            ptrace::cont(pid, signal)?;
         }
     }
 }
@@ -178,30 +128,35 @@ fn program_counter(_: Pid) -> Result<u64> {
     bail!("this is done on x86-64")
 }
 
-/// The functions at these addresses, in the order of theirs.
-fn names(binary: &Path, executed: &BTreeSet<u64>) -> Result<Vec<String>> {
+/// The functions at the addresses that each command executes: those that most commands share come first, then by the commands they serve, so that
+/// each command finds its own in few places.
+fn names(binary: &Path, executed: &[BTreeSet<u64>]) -> Result<Vec<String>> {
     let bytes = std::fs::read(binary)?;
     let file = object::File::parse(&*bytes)?;
-    let functions: BTreeMap<u64, (u64, &str)> = file
-        .symbols()
-        .filter(|symbol| symbol.kind() == SymbolKind::Text)
-        .filter_map(|symbol| Some((symbol.address(), (symbol.size(), symbol.name().ok()?))))
-        .collect();
+    // A function may have several names: the section has one of them.
+    let mut functions = BTreeMap::<u64, (u64, Vec<&str>)>::new();
+    for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
+        let (size, names) = functions.entry(symbol.address()).or_default();
+        *size = symbol.size().max(*size);
+        names.extend(symbol.name());
+    }
     ensure!(!functions.is_empty(), "{} has no symbols", binary.display());
-    let mut found = BTreeSet::new();
-    for at in executed {
-        if let Some((start, (size, name))) = functions.range(..=at).next_back()
-            && at - start < *size
-        {
-            found.insert((*start, pattern(name)));
+    // By name, a bit for each command. In the order of the names: what a crate does stays together, and the file is the same each time.
+    let mut users = BTreeMap::<String, u32>::new();
+    for (number, addresses) in executed.iter().enumerate() {
+        for at in addresses {
+            if let Some((start, (size, names))) = functions.range(..=at).next_back()
+                && at - start < *size
+            {
+                for name in names {
+                    *users.entry(pattern(name)).or_default() |= 1 << number;
+                }
+            }
         }
     }
-    let mut seen = HashSet::new();
-    Ok(found
-        .into_iter()
-        .map(|(_, name)| name)
-        .filter(|name| seen.insert(name.clone()))
-        .collect())
+    let mut names: Vec<_> = users.into_iter().collect();
+    names.sort_by_key(|(_, commands)| (Reverse(commands.count_ones()), *commands));
+    Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
 /// A v0 name without what changes from build to build: the hashes of crates (`Cs`, a number to base 62, `_`), places in the name itself (`B`, likewise),
@@ -253,10 +208,16 @@ fn script(names: &[String]) -> String {
         "/* Functions that the runtime's commands execute, side by side: the kernel maps the neighbours of each page that is touched.\n   Made by `cargo xtask order`. */\nSECTIONS\n{\n  .text.hot : {\n",
     );
     for name in names {
-        writeln!(text, "    *(.text.{name} .text.unlikely.{name})").expect("a String takes all");
+        // So zig calls the sections of its own libraries when the binary is to have no symbols.
+        let stripped = if name.starts_with("_R") {
+            String::new()
+        } else {
+            format!(" .text..L{name}")
+        };
+        writeln!(text, "    *(.text.{name} .text.unlikely.{name}{stripped})").expect("a String takes all");
     }
     // The C library is small and stands apart otherwise; the tables of curves are large and only TLS and signatures read them.
-    text + "    *.a:*(.text .text.*)\n  }\n} INSERT BEFORE .text;\n"
+    text + "    *.a:*(.text)\n  }\n} INSERT BEFORE .text;\n"
         + "SECTIONS { .rodata.curves : { *libring*:*(.rodata .rodata.*) } } INSERT AFTER .rodata;\n"
 }
 
