@@ -53,6 +53,9 @@ pub struct Qemu {
     /// Nodes of it that are switched off because QEMU does not model them.
     #[serde(default)]
     pub disabled_nodes: Vec<String>,
+    /// Properties of it that QEMU wants otherwise.
+    #[serde(default)]
+    pub changed_properties: Vec<ChangedProperty>,
     /// Words of the kernel's command line that only the emulation needs.
     #[serde(default)]
     pub command_line: Vec<String>,
@@ -66,6 +69,18 @@ pub struct Qemu {
     pub drive: Drive,
     /// QEMU's network device.
     pub network: String,
+}
+
+/// A property of a device tree's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedProperty {
+    /// The node's path.
+    pub node: String,
+    /// The property's name.
+    pub property: String,
+    /// Its new text; none removes it.
+    pub value: Option<String>,
 }
 
 /// Kind of a drive.

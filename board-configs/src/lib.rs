@@ -20,7 +20,7 @@ pub mod slots;
 pub use board::{Arch, Board, DeviceClass, GpioLine, LedConfig, Watchdog};
 pub use error::BoardError;
 #[cfg(feature = "toml")]
-pub use image::{BootLoader, Description, Drive, Image, Qemu};
+pub use image::{BootLoader, ChangedProperty, Description, Drive, Image, Qemu};
 pub use led::{Led, LedPattern, Line};
 #[cfg(feature = "toml")]
 pub use raw::{describe, load, load_all};

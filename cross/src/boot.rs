@@ -18,7 +18,7 @@ use crate::emulator::{self, Machine};
 use crate::image;
 use crate::stand::Programs;
 
-pub use story::scenario;
+pub use story::{Variant, scenario};
 
 /// Options of `boot`.
 #[derive(clap::Args)]
@@ -33,6 +33,9 @@ pub struct Options {
     /// Give it so much RAM
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
+    /// Let its clock count instructions, 2 ns each on one processor: what is measured is the same whatever else this machine does
+    #[arg(long)]
+    counted: bool,
     /// Only boot it, with the terminal as its serial console (Ctrl-A X ends)
     #[arg(long)]
     interactive: bool,
@@ -46,7 +49,11 @@ pub fn run_command(options: &Options) -> Result<()> {
         let image = image_options(&options.board, &programs, None);
         return Machine::interactive(&image::make(&image, folder.path())?);
     }
-    scenario(&options.board, programs, options.memory)
+    let variant = Variant {
+        memory_mib: options.memory,
+        counted: options.counted,
+    };
+    scenario(&options.board, programs, variant)
 }
 
 /// Programs for the board and for this machine.
@@ -122,7 +129,7 @@ pub fn run_in_ci() -> Result<()> {
     std::thread::scope(|scope| {
         let tell = |row: Vec<_>| {
             let mut row = row.into_iter();
-            row.try_for_each(|(board, programs)| scenario(board, programs, None).context(board))
+            row.try_for_each(|(board, programs)| scenario(board, programs, Variant::default()).context(board))
         };
         let running: Vec<_> = rows
             .into_iter()
@@ -141,7 +148,7 @@ pub fn run_on_all() -> Result<()> {
         let Some(qemu) = &found.qemu else { continue };
         let name = &found.board.name;
         match emulator::program(qemu) {
-            Ok(_) => scenario(name, BoardPrograms::get(name, None)?, None)?,
+            Ok(_) => scenario(name, BoardPrograms::get(name, None)?, Variant::default())?,
             Err(error) => println!("SKIPPED: {name}: {error:#}"),
         }
     }

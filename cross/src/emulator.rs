@@ -267,12 +267,21 @@ pub fn program(qemu: &Qemu) -> Result<PathBuf> {
     Ok(newer)
 }
 
+/// One that is not installed must not load what belongs to one that is.
+fn of_its_own(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if let Some(folder) = program.parent().filter(|folder| folder.is_absolute()) {
+        command.env("QEMU_MODULE_DIR", folder);
+    }
+    command
+}
+
 fn knows(program: &Path, qemu: &Qemu) -> Result<bool> {
     let machine = qemu.arguments.iter().skip_while(|word| *word != "-M").nth(1);
     let name = machine
         .and_then(|machine| machine.split(',').next())
         .context("[qemu] names no machine (-M)")?;
-    let listed = stdout_of(Command::new(program).args(["-M", "help"]))?;
+    let listed = stdout_of(of_its_own(program).args(["-M", "help"]))?;
     Ok(listed
         .lines()
         .any(|line| line.split_whitespace().next() == Some(name)))
@@ -291,7 +300,7 @@ fn command(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -
         .chain(own)
         .chain(words.iter().copied())
         .collect();
-    let mut command = Command::new(program(qemu)?);
+    let mut command = of_its_own(&program(qemu)?);
     command
         .args(&qemu.arguments)
         .args([
@@ -340,7 +349,7 @@ fn drive(kind: Drive, card: &Path, read_only: bool) -> Result<String> {
     Ok(format!("file={},format=raw,if={interface}{lock}", card.display()))
 }
 
-/// A copy of the kernel's device tree without what QEMU does not model.
+/// A copy of the kernel's device tree without what QEMU does not model, and as it wires the rest.
 fn device_tree(artefacts: &Artefacts, qemu: &Qemu) -> Result<Option<PathBuf>> {
     let Some(tree) = &qemu.device_tree else {
         return Ok(None);
@@ -353,6 +362,22 @@ fn device_tree(artefacts: &Artefacts, qemu: &Qemu) -> Result<Option<PathBuf>> {
             .args(["-t", "s"])
             .arg(&copy)
             .args([node, "status", "disabled"]))?;
+    }
+    for changed in &qemu.changed_properties {
+        let mut command = Command::new("fdtput");
+        match &changed.value {
+            Some(value) => {
+                command
+                    .args(["-t", "s"])
+                    .arg(&copy)
+                    .args([&changed.node, &changed.property, value])
+            }
+            None => command
+                .arg("-d")
+                .arg(&copy)
+                .args([&changed.node, &changed.property]),
+        };
+        run(&mut command)?;
     }
     if process::interrupted() {
         bail!("interrupted");

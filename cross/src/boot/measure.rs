@@ -11,7 +11,35 @@ const SETTLE_TIME: Duration = Duration::from_secs(12);
 /// How long a board at rest is watched: longer than any of the kernel's timers for writing.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 
+/// Clock ticks of proc(5): USER_HZ is 100 on every architecture of ours.
+const TICKS_PER_S: f64 = 100.0;
+
 impl Story {
+    /// Prints where the time from power-on to the app's first output went; `kernel_s` and `output_s` are after the kernel's start.
+    pub(super) fn tell_start(&mut self, firmware_s: f64, kernel_s: f64, output_s: f64) -> Result<()> {
+        let machine = self.machine()?;
+        let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| answer.contains(" /hello "))?;
+        let line = processes.lines().find(|line| line.contains(" /hello "));
+        let pid = line
+            .and_then(|line| line.split_whitespace().next())
+            .context("just seen")?;
+        // proc_pid_stat(5): starttime is field 22, the 20th behind the name.
+        let ticks = |answer: &str| {
+            let (_, fields) = answer.split_once("(hello) ")?;
+            fields.split_whitespace().nth(19)?.parse::<f64>().ok()
+        };
+        let stat = machine.ask_until(&format!("cat /proc/{pid}/stat"), STEP_TIMEOUT, |answer| {
+            ticks(answer).is_some()
+        })?;
+        let cloned_s = ticks(&stat).context("asked until it is there")? / TICKS_PER_S;
+        println!(
+            "    | start: emulator {firmware_s:.2} s, kernel {kernel_s:.2} s, punnet to the container's process {:.2} s, from there to its first output {:.2} s",
+            cloned_s - kernel_s,
+            output_s - cloned_s
+        );
+        Ok(())
+    }
+
     /// A card lives for so many writes: a board at rest makes none.
     pub(super) fn rest_without_writing(&mut self) -> Result<()> {
         let machine = self.machine()?;

@@ -43,12 +43,24 @@ const WRITES_SOON: [&str; 2] = [
     "sysctl.vm.dirty_writeback_centisecs=100",
 ];
 
+/// The machine's clock counts instructions, 2 ns each, on one processor: what it measures is the same whatever else this machine does. QEMU, TCG instruction counting
+const BY_INSTRUCTIONS: [&str; 2] = ["-icount", "shift=1,sleep=on"];
+
+/// What the board is given that is not its own.
+#[derive(Clone, Copy, Default)]
+pub struct Variant {
+    /// RAM.
+    pub memory_mib: Option<u32>,
+    /// A clock that goes by its instructions.
+    pub counted: bool,
+}
+
 /// The whole story, on one board.
-pub fn scenario(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -> Result<()> {
+pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Result<()> {
     let began = Instant::now();
     let step = |what: &str| eprintln!("==> {board}, {:.0} s: {what}", began.elapsed().as_secs_f64());
     step("making the image");
-    let mut story = Story::new(board, programs, memory_mib)?;
+    let mut story = Story::new(board, programs, variant)?;
     step("switching on");
     story.switch_on()?;
     story.wait_online()?;
@@ -107,6 +119,8 @@ pub(super) struct Story {
     flag: RebootFlag,
     /// RAM, when it is not what the board has.
     memory_mib: Option<u32>,
+    /// Whether the machine's clock goes by its instructions.
+    counted: bool,
     /// The card's switch is at "lock".
     pub(super) read_only: bool,
     /// The board's programs, for another version of its system.
@@ -119,7 +133,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    fn new(board: &str, programs: BoardPrograms, memory_mib: Option<u32>) -> Result<Self> {
+    fn new(board: &str, programs: BoardPrograms, variant: Variant) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("punnet-boot-").tempdir()?;
         let arch = crate::cross::board(board)?.board.arch;
         let mut stand = Stand::new(programs.here.clone())?;
@@ -145,7 +159,8 @@ impl Story {
             mosquitto,
             machine: None,
             flag: RebootFlag::None,
-            memory_mib,
+            memory_mib: variant.memory_mib,
+            counted: variant.counted,
             read_only: false,
             programs,
         })
@@ -197,6 +212,9 @@ impl Story {
             arguments.extend(["-m", memory]);
             // Without room for frame buffers and the like, which a board this small does not have.
             words.push("cma=0");
+        }
+        if self.counted {
+            arguments.extend(BY_INSTRUCTIONS);
         }
         let conditions = Conditions {
             flag: std::mem::take(&mut self.flag),
@@ -311,11 +329,7 @@ impl Story {
             "not the last-known-good version runs: {said}"
         );
         let output_s = seconds_before(&said, " s after the kernel").context("the app says no time")?;
-        println!(
-            "    | start: emulator {firmware_s:.2} s, kernel {kernel_s:.2} s, punnet to the app's first output {:.2} s",
-            output_s - kernel_s
-        );
-        Ok(())
+        self.tell_start(firmware_s, kernel_s, output_s)
     }
 
     fn complete_update(&mut self) -> Result<()> {
