@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use punnet_boards::{Board, Led};
+use punnet_boards::{Board, Led, LedPattern};
 use punnet_protocol::Digest;
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -86,6 +86,8 @@ struct Agent {
     session: Session,
     floor: TimeFloor,
     led: Option<Led>,
+    /// `PUNNET_TROUBLED` in the environment: `punnet init` has found something wrong with the board, and a person has to see to it.
+    is_troubled: bool,
     began: Instant,
     /// When memory is given back, unless something happens before.
     rest_at: Option<Instant>,
@@ -149,6 +151,7 @@ impl Agent {
             session,
             floor,
             led,
+            is_troubled: std::env::var_os("PUNNET_TROUBLED").is_some(),
             began,
             rest_at: None,
             end,
@@ -220,6 +223,12 @@ impl Agent {
             Action::Ack(packet) => self.session.ack(packet),
             Action::Job(job) => events.extend(self.executor.begin(job).map(Event::Done)),
             Action::Led(pattern) => {
+                // Nothing that the apps do mends the board.
+                let pattern = if self.is_troubled {
+                    LedPattern::Fast
+                } else {
+                    pattern
+                };
                 if let Some(Err(error)) = self.led.as_mut().map(|led| led.show(pattern)) {
                     log(
                         self.options.log_level,

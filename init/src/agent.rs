@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use crate::InitError;
-use crate::handover::{DATA_ROOT, ENROLMENT};
+use crate::handover::{DATA_ROOT, ENROLMENT, TROUBLES};
 
 /// Exit code of a board that belongs to no fleet. sysexits.h: EX_CONFIG
 pub const NOT_ENROLLED: i32 = 78;
@@ -24,6 +24,9 @@ pub fn run() -> Result<ExitCode, InitError> {
     command.arg0("punnet").args(["agent", "--stop-containers"]);
     if given.exists() {
         command.arg("--enrolment").arg(given);
+    }
+    if std::fs::metadata(TROUBLES).is_ok_and(|troubles| troubles.len() > 0) {
+        command.env("PUNNET_TROUBLED", "1");
     }
     Err(InitError::at("execute", "/proc/self/exe")(command.exec()))
 }

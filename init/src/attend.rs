@@ -1,6 +1,6 @@
 //! The role `attend`: devices that come later, network, time. One loop that waits for any of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -33,14 +33,14 @@ pub fn run() -> Result<(), InitError> {
     let devices = Netlink::devices()?;
     let links = Netlink::links()?;
     // What came between `setup` and now.
-    modules::coldplug(&index);
+    modules::coldplug(&index, &mut BTreeSet::new());
     let mut attend = Attend::new(&index)?;
     attend.look_at_links();
     loop {
         attend.wait(&devices, &links);
         let lost = devices.drain(|message| attend.device(message));
         if lost {
-            modules::coldplug(attend.index);
+            modules::coldplug(attend.index, &mut BTreeSet::new());
         }
         let mut news = lost;
         links.drain(|_| news = true);

@@ -89,6 +89,12 @@ pub fn mount_root(choice: Choice) -> Vec<String> {
     };
     if let Some(partition) = found {
         grow_partition(&partition, &mut troubles);
+        if matches!(partition.content, Content::Ext4 { has_errors: true, .. }) {
+            troubles.push(format!(
+                "the file system on {} has errors: mend it on a computer with `e2fsck -f`, or write the card anew",
+                partition.name
+            ));
+        }
         match mount_partition(&partition) {
             Ok(None) => {
                 grow_file_system(&partition, &mut troubles);
@@ -280,6 +286,7 @@ mod tests {
             label: label.into(),
             bytes: 1 << 20,
             block_bytes: 4096,
+            has_errors: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Loading kernel modules of the initramfs, and what coldplugged devices ask for.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -46,13 +47,16 @@ pub fn load_for(index: &Index, modalias: &str) {
     }
 }
 
-/// Loads what the devices that are there already ask for.
-pub fn coldplug(index: &Index) {
+/// Loads what the devices that are there already ask for, unless they have asked before: what could not be loaded then is said once.
+pub fn coldplug(index: &Index, asked: &mut BTreeSet<String>) {
     let mut found = Vec::new();
     modaliases(Path::new("/sys/devices"), 0, &mut found);
-    found.sort();
-    found.dedup();
-    found.iter().for_each(|modalias| load_for(index, modalias));
+    for modalias in found {
+        if !asked.contains(&modalias) {
+            load_for(index, &modalias);
+            asked.insert(modalias);
+        }
+    }
 }
 
 fn modaliases(folder: &Path, depth: usize, found: &mut Vec<String>) {
@@ -77,7 +81,11 @@ fn load(name: &str) -> Result<(), InitError> {
     let file = File::open(&path).map_err(InitError::at("open", &path))?;
     let no_parameters = CString::default();
     match finit_module(&file, &no_parameters, ModuleInitFlags::empty()) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Ok(()) | Err(Errno::EEXIST) => {
+            // The initramfs is RAM: the kernel has its own copy now. Where it cannot be removed, it stays.
+            fs::remove_file(&path).ok();
+            Ok(())
+        }
         // A driver for hardware that this board lacks.
         Err(Errno::ENODEV) => Ok(()),
         Err(error) => Err(InitError::at("load", &path)(error)),

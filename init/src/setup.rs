@@ -1,5 +1,6 @@
 //! The role `setup`: everything once, in order. What goes wrong is said and kept for the others; nothing of it stops the board.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -129,6 +130,7 @@ fn watchdog(board: Option<&Board>) {
 /// disk needs them: `attend` does it for all, and nothing waits for it.
 fn disks(index: &Index) -> Vec<partitions::Partition> {
     let began = Instant::now();
+    let mut asked = BTreeSet::new();
     loop {
         let all = partitions::all();
         let complete = data::boot(&all).is_some() && !matches!(data::choose(&all), Choice::Missing);
@@ -137,7 +139,7 @@ fn disks(index: &Index) -> Vec<partitions::Partition> {
         }
         std::thread::sleep(DISK_POLL);
         // What has appeared meanwhile, as the card behind its controller, may want a module.
-        modules::coldplug(index);
+        modules::coldplug(index, &mut asked);
     }
 }
 

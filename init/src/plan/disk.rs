@@ -12,6 +12,8 @@ const SECTOR_BYTES: u64 = 512;
 /// Where an ext4 superblock begins (Linux `Documentation/filesystems/ext4/super.rst`).
 const SUPERBLOCK: usize = 1024;
 const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
+/// Of s_state.
+const EXT4_ERROR_FS: u8 = 2;
 
 /// What is on a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Content {
         bytes: u64,
         /// Bytes of a block.
         block_bytes: u64,
+        /// The kernel has found errors in it, and nobody has mended them since.
+        has_errors: bool,
     },
     /// FAT16 or FAT32.
     Fat {
@@ -62,6 +66,7 @@ fn ext4(head: &[u8]) -> Option<Content> {
         label: text(&superblock[120..136]),
         bytes: blocks.checked_mul(block_bytes)?,
         block_bytes,
+        has_errors: superblock[58] & EXT4_ERROR_FS != 0,
     })
 }
 
@@ -159,8 +164,12 @@ mod tests {
             label: "punnet-data".into(),
             bytes: 40 << 20,
             block_bytes: 4096,
+            has_errors: false,
         };
-        assert_eq!(identify(&ext4_head(b"punnet-data", 2, 10240)), ext4);
+        let mut head = ext4_head(b"punnet-data", 2, 10240);
+        assert_eq!(identify(&head), ext4);
+        head[SUPERBLOCK + 58] = 1 | EXT4_ERROR_FS;
+        assert!(matches!(identify(&head), Content::Ext4 { has_errors: true, .. }));
         assert_eq!(
             identify(&ext4_head(b"x", 31, 1)),
             Content::Other,
