@@ -16,7 +16,7 @@ use crate::cross::{self, Compiler};
 use crate::initramfs::Initramfs;
 use crate::kernel::Kernel;
 use crate::packages;
-use crate::process::{output_of, run};
+use crate::process::{output_of, run, stdout_of};
 
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -432,6 +432,32 @@ fn put_preloaded(card: &Path, offset: u64, preload: &[PathBuf]) -> Result<()> {
         let path = archive.canonicalize()?;
         commands += &format!("write \"{}\" /preload/{number:02}.tar\n", path.display());
     }
+    in_data_at(card, offset, &commands)
+}
+
+/// Does what these commands to debugfs(8) say in a card's data file system.
+pub fn in_data(card: &Path, commands: &str) -> Result<()> {
+    in_data_at(card, data_on_card(card)?.0, commands)
+}
+
+/// Bytes that are free in a card's data file system.
+pub fn free_in_data(card: &Path) -> Result<u64> {
+    let (offset, _) = data_on_card(card)?;
+    let stats = stdout_of(
+        Command::new("debugfs")
+            .args(["-R", "stats -h"])
+            .arg(format!("{}?offset={offset}", card.display())),
+    )?;
+    let number = |key: &str| {
+        let line = stats.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().parse::<u64>().ok()
+    };
+    let free = number("Free blocks:").zip(number("Block size:"));
+    let (blocks, bytes) = free.context("debugfs does not say what is free")?;
+    Ok(blocks * bytes)
+}
+
+fn in_data_at(card: &Path, offset: u64, commands: &str) -> Result<()> {
     let script = card.with_extension("debugfs");
     std::fs::write(&script, commands)?;
     let ended = Command::new("debugfs")

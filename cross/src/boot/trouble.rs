@@ -1,6 +1,10 @@
-//! What a board meets in the field: a spoiled boot partition, a clock in 1970, no way out, a card that cannot be written or holds no data.
+//! What a board meets in the field: a card that is full, damaged, read-only or without data, a spoiled boot partition, a clock in 1970, no way out, another
+//! kernel than its modules are of.
+
+use std::io::Read;
 
 use anyhow::{Result, ensure};
+use flate2::read::GzDecoder;
 
 use super::story::{DEVICE, STEP_TIMEOUT, Story};
 use crate::image;
@@ -11,7 +15,40 @@ const IN_1970: &[&str] = &["-rtc", "base=1970-01-01T00:00:00"];
 const SUPERBLOCK: u64 = 1024;
 const SUPERBLOCK_BYTES: usize = 1024;
 
+/// Part of what a module says of the kernel it is for (`vermagic`), and the same of a kernel that there is not.
+const VERMAGIC: [&[u8]; 2] = [b" mod_unload ", b" mod_remain "];
+
 impl Story {
+    /// Hardly a block is free: what ran runs, and the fleet is told how much is free. The board was switched off in order.
+    pub(super) fn start_with_full_data(&mut self) -> Result<()> {
+        let card = self.artefacts.card.clone();
+        let filler = self.folder.path().join("filler");
+        // The list of a large file's blocks takes some too.
+        for spare_bytes in [1 << 20, 4096] {
+            let bytes = image::free_in_data(&card)? - spare_bytes;
+            std::fs::write(&filler, vec![0x5a; usize::try_from(bytes)?])?;
+            let name = format!("/filler.{spare_bytes}");
+            image::in_data(&card, &format!("write {} {name}\n", filler.display()))?;
+        }
+        self.switch_on()?;
+        self.wait_console()?;
+        self.expect_hello()?;
+        self.wait_online()?;
+        self.wait_app("hello", "to run", |app| app["state"] == "running")?;
+        self.power_off()?;
+        image::in_data(&card, "rm /filler.1048576\nrm /filler.4096\n")
+    }
+
+    /// A file system in which the kernel has found errors. The board was switched off in order.
+    pub(super) fn start_with_damaged_data(&mut self) -> Result<()> {
+        // EXT2_ERROR_FS
+        image::in_data(&self.artefacts.card.clone(), "set_super_value state 2\n")?;
+        self.switch_on()?;
+        self.expect_troubles(&["has errors: mend it on a computer"])?;
+        self.expect_hello()?;
+        self.cut_power()
+    }
+
     /// A boot partition that nobody could read, no clock and no network: what ran last runs.
     pub(super) fn start_with_a_spoiled_boot_partition(&mut self) -> Result<()> {
         let card = self.artefacts.card.clone();
@@ -64,7 +101,48 @@ impl Story {
         self.cut_power()
     }
 
-    fn expect_troubles(&mut self, wanted: &[&str]) -> Result<()> {
+    /// No module fits: there are neither disk nor network, and the serial line names each.
+    pub(super) fn start_with_another_kernel(&mut self) -> Result<()> {
+        let mut unpacked = Vec::new();
+        GzDecoder::new(&*std::fs::read(&self.artefacts.initramfs)?).read_to_end(&mut unpacked)?;
+        let [ours, other] = VERMAGIC;
+        let mut at = 0;
+        while let Some(found) = unpacked[at..].windows(ours.len()).position(|piece| piece == ours) {
+            at += found;
+            unpacked[at..at + ours.len()].copy_from_slice(other);
+        }
+        ensure!(at > 0, "the modules say nothing of their kernel");
+        let spoiled = self.folder.path().join("spoiled");
+        std::fs::write(&spoiled, image::gzip(&unpacked)?)?;
+        image::put_on_card(&self.artefacts.card, &spoiled, "a/initramfs")?;
+        self.switch_on()?;
+        self.expect_troubles(&[
+            "kernel module ext4: ",
+            "kernel module virtio_blk: ",
+            "does the kernel match the initramfs?",
+            "no data partition",
+        ])?;
+        self.cut_power()
+    }
+
+    /// With all apps as they shall be the LED would be steady.
+    pub(super) fn show_trouble_by_led(&mut self) -> Result<()> {
+        let spoiled = self.folder.path().join("spoiled");
+        std::fs::write(&spoiled, "hostnme=kitchen\n")?;
+        image::put_on_card(&self.artefacts.card, &spoiled, "punnet.txt")?;
+        self.switch_on()?;
+        self.expect_troubles(&["there is no key \"hostnme\""])?;
+        self.wait_online()?;
+        self.wait_app("hello", "to run", |app| app["state"] == "running")?;
+        for want in ["1", "0", "1"] {
+            let is_so = |answer: &str| answer.lines().any(|line| line.trim() == want);
+            self.machine()?
+                .ask_until("cat /sys/class/leds/ACT/brightness", STEP_TIMEOUT, is_so)?;
+        }
+        self.cut_power()
+    }
+
+    pub(super) fn expect_troubles(&mut self, wanted: &[&str]) -> Result<()> {
         self.wait_console()?;
         let troubles = self
             .machine()?
