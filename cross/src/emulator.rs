@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use punnet_boards::{Drive, Qemu};
@@ -34,6 +34,8 @@ pub struct Machine {
     server: Server,
     keyboard: ChildStdin,
     output: Arc<Mutex<String>>,
+    /// When the firmware restarts a kernel that has not taken the watchdog over by then.
+    watchdog_bites: Option<Instant>,
     /// The card, as the kernel calls it.
     disk: &'static str,
 }
@@ -67,10 +69,14 @@ impl Machine {
                     .push_str(&text);
             }
         });
+        let config = image::read_on_card(&artefacts.card, "config.txt")?.unwrap_or_default();
+        let seconds = value_in(&String::from_utf8_lossy(&config), "kernel_watchdog_timeout=")
+            .and_then(|value| value.parse().ok());
         Ok(Self {
             server,
             keyboard,
             output,
+            watchdog_bites: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
             disk: match artefacts.description.qemu.as_ref().map(|qemu| qemu.drive) {
                 Some(Drive::Sd) => "mmcblk0",
                 Some(Drive::Virtio) | None => "vda",
@@ -170,9 +176,20 @@ impl Machine {
         }
     }
 
-    /// Waits until it has switched itself off or wants to restart.
+    /// Waits until it has switched itself off or wants to restart. As the Pi's firmware does with `kernel_watchdog_timeout`, a system that has not
+    /// taken the watchdog over in time is restarted.
     pub fn wait_ended(&mut self, timeout: Duration) -> Result<()> {
-        let ended = wait_for("the board to end", timeout, || self.server.ended());
+        let (server, output, bites) = (&mut self.server, &self.output, self.watchdog_bites);
+        let is_taken = || {
+            let output = output.lock().unwrap_or_else(PoisonError::into_inner);
+            output.contains("restarts the board when it is not fed")
+        };
+        let ended = wait_for("the board to end", timeout, || {
+            if bites.is_some_and(|at| at <= Instant::now()) && !is_taken() {
+                server.stop()?;
+            }
+            server.ended()
+        });
         ended.with_context(|| format!("the end of the serial line:\n{}", tail(&self.output())))
     }
 }
@@ -219,12 +236,7 @@ fn boot_files(artefacts: &Artefacts, flag: RebootFlag) -> Result<Booted> {
         None => on_card("config.txt")?.context("there is no config.txt on the card")?,
     };
     let config = String::from_utf8_lossy(&config);
-    let value = |key: &str| {
-        config
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .map(str::trim)
-    };
+    let value = |key| value_in(&config, key);
     let prefix = value("os_prefix=").unwrap_or_default();
     let initramfs = value("initramfs ").and_then(|value| value.split_whitespace().next());
     let take = |name: Option<&str>| -> Result<PathBuf> {
@@ -242,6 +254,12 @@ fn boot_files(artefacts: &Artefacts, flag: RebootFlag) -> Result<Booted> {
         initramfs: take(initramfs)?,
         command_line: String::from_utf8_lossy(&command_line).into_owned(),
     })
+}
+
+/// What is behind the key, in the first line that begins with it.
+fn value_in<'a>(config: &'a str, key: &str) -> Option<&'a str> {
+    let found = config.lines().find_map(|line| line.strip_prefix(key));
+    found.map(str::trim)
 }
 
 fn tail(text: &str) -> String {

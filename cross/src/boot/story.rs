@@ -33,6 +33,8 @@ const FIXED_ADDRESS: &str = "address=10.0.2.77/24\ngateway=10.0.2.2\n";
 const ADVERTISED_PREFIX: &str = "fec0000000000000";
 /// The board whose system is updated: its kernel is the smallest one.
 const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
+/// Its firmware gives a kernel so long to take the watchdog over; a busy machine needs some, and nobody waits for a minute.
+const FIRMWARE_WAITS_S: u32 = 30;
 /// The board that meets what goes wrong in the field: it starts soonest.
 const BOARD_IN_TROUBLE: &str = "qemu-virt-aarch64";
 /// The board that is watched at rest.
@@ -87,8 +89,12 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
     if board == BOARD_WITH_UPDATES {
         step("updating its system");
         story.update_system()?;
+        step("updating its system to one that does not get well");
+        story.update_system_to_one_that_stays_on_trial()?;
         step("updating its system to one that does not start");
         story.update_system_to_a_bad_one()?;
+        step("updating its system to one that hangs");
+        story.update_system_to_one_that_hangs()?;
     }
     if board == BOARD_AT_REST {
         step("resting");
@@ -161,6 +167,16 @@ impl Story {
             options.settings = Some(settings);
         }
         let artefacts = image::make(&options, folder.path())?;
+        if board == BOARD_WITH_UPDATES {
+            let config = image::read_on_card(&artefacts.card, "config.txt")?.context("a card has one")?;
+            let sooner = String::from_utf8(config)?.replace(
+                "kernel_watchdog_timeout=60",
+                &format!("kernel_watchdog_timeout={FIRMWARE_WAITS_S}"),
+            );
+            let file = folder.path().join("sooner");
+            std::fs::write(&file, sooner)?;
+            image::put_on_card(&artefacts.card, &file, "config.txt")?;
+        }
         Ok(Self {
             folder,
             platform: arch.platform(),

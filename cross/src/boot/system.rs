@@ -1,4 +1,7 @@
-//! The update of a board's own system over MQTT: one that works, and one whose kernel does not get as far as a first process.
+//! The update of a board's own system over MQTT: one that works, one that does not get well, one whose kernel does not get as far as a first process,
+//! one that hangs.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -6,6 +9,7 @@ use serde_json::Value;
 use super::image_options;
 use super::story::{DEVICE, STEP_TIMEOUT, Story};
 use crate::image;
+use crate::initramfs::Initramfs;
 
 /// The app that is the system.
 const APP: &str = "system";
@@ -41,19 +45,62 @@ impl Story {
         self.wait_online()
     }
 
-    /// It is tried once; its panic brings the one before back, and the fleet is told.
+    /// It runs, and the fleet is never content with it: at the end of its trial it restarts itself.
+    pub(super) fn update_system_to_one_that_stays_on_trial(&mut self) -> Result<()> {
+        let line = self.system_context().join("boot/cmdline.txt");
+        let before = std::fs::read_to_string(&line)?;
+        // Half an hour, when it is not said.
+        std::fs::write(&line, format!("{} punnet.trial=15\n", before.trim()))?;
+        let soaks = ["--device-class", "system", "--restart", "never", "--soak", "20m"];
+        let said = self.update_system_in_vain("on-trial", &soaks)?;
+        std::fs::write(&line, before)?;
+        ensure!(
+            said.contains("of slot a") && said.contains("did not get well"),
+            "the system on trial ended otherwise: {said}"
+        );
+        Ok(())
+    }
+
+    /// Its panic brings the one before back.
     pub(super) fn update_system_to_a_bad_one(&mut self) -> Result<()> {
-        let context = self.folder.path().join("second/system");
-        std::fs::write(context.join("boot/initramfs"), "no archive")?;
-        self.stand.add_built("system-bad", self.platform(), &context)?;
-        self.stand.begin_deploy_of("system-bad", APP, DEVICE, OPTIONS)?;
+        std::fs::write(self.system_context().join("boot/initramfs"), "no archive")?;
+        let said = self.update_system_in_vain("bad", OPTIONS)?;
+        ensure!(
+            said.contains("Kernel panic"),
+            "the bad system ended otherwise: {said}"
+        );
+        Ok(())
+    }
+
+    /// Its kernel runs and nothing of ours: nobody takes over the watchdog that the firmware has started.
+    pub(super) fn update_system_to_one_that_hangs(&mut self) -> Result<()> {
+        let mut made = Initramfs::default();
+        made.add_file("init", &self.programs.here.hello)?;
+        made.add_device("dev/console", 5, 1);
+        let packed = image::gzip(&made.finish())?;
+        std::fs::write(self.system_context().join("boot/initramfs"), packed)?;
+        let said = self.update_system_in_vain("hangs", OPTIONS)?;
+        ensure!(
+            said.contains("hello from") && !said.contains("PID 1"),
+            "the hanging system ended otherwise: {said}"
+        );
+        Ok(())
+    }
+
+    /// What the next version of the system is made from.
+    fn system_context(&self) -> PathBuf {
+        self.folder.path().join("second/system")
+    }
+
+    /// It is tried once, the system before runs again, and the fleet is told; what the one on trial has said.
+    fn update_system_in_vain(&mut self, name: &str, options: &[&str]) -> Result<String> {
+        let image = format!("system-{name}");
+        self.stand
+            .add_built(&image, self.platform(), &self.system_context())?;
+        self.stand.begin_deploy_of(&image, APP, DEVICE, options)?;
         let before = self.wait_restarted()?;
         ensure!(before.contains("of slot b"), "it did not run from slot b before");
-        let panicked = self.wait_restarted()?;
-        ensure!(
-            panicked.contains("Kernel panic"),
-            "the bad system ended otherwise: {panicked}"
-        );
+        let tried = self.wait_restarted()?;
         self.wait_online()?;
         let failed = |app: &Value| app["state"] == "exited" && app["exit_code"] == 1;
         self.wait_app(APP, "to have failed", failed)?;
@@ -67,6 +114,7 @@ impl Story {
             said.contains("system second of slot b") && said.contains("slot a did not start"),
             "not the system before runs: {said}"
         );
-        self.wait_app("hello", "to run as before", |app| app["state"] == "running")
+        self.wait_app("hello", "to run as before", |app| app["state"] == "running")?;
+        Ok(tried)
     }
 }
