@@ -1,10 +1,9 @@
 //! `cargo xtask order`: which functions the runtime's commands execute, so that the linker can put them side by side.
 //!
 //! The kernel maps the neighbours of each page that is touched (fault-around, 64 KiB): functions that are strewn over the whole program
-//! bring all of it into memory. The commands run under ptrace(2), one instruction at a time; what they execute, in the order of its
-//! addresses, becomes `cross/hot-functions.ld`, which [`crate::cross`] hands to the linker. A name that a later build does not have costs
-//! nothing, one that is missing stands with the rest: make the file anew when `bench` says that a
-//! command takes more than its budget.
+//! bring all of it into memory. The commands run under ptrace(2), one instruction at a time; what they execute, what most of them share
+//! first, becomes `cross/hot-functions.ld`, which [`crate::cross`] hands to the linker. A name that a later build does not have costs nothing,
+//! one that is missing stands with the rest: make the file anew when `bench` says that a command takes more than its budget.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
