@@ -2,6 +2,7 @@
 //! this machine's dpkg is needed: apt works on lists of its own below the target directory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,8 +188,11 @@ const fn debian_arch(arch: Arch) -> &'static str {
     }
 }
 
-/// A private apt for one architecture.
-struct Apt(Vec<String>);
+/// A private apt for one architecture, for one at a time: tests and boards want it at the same moment.
+struct Apt {
+    options: Vec<String>,
+    _lock: File,
+}
 
 impl Apt {
     fn new(arch: &str, suite: &str) -> Result<Self> {
@@ -196,6 +200,8 @@ impl Apt {
         for part in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
+        let lock = File::create(folder.join("lock"))?;
+        lock.lock()?;
         let sources = folder.join("sources.list");
         std::fs::write(&sources, format!("deb {} {suite} main\n", mirror()?))?;
         let at = |name: &str| folder.join(name).display().to_string();
@@ -210,17 +216,18 @@ impl Apt {
             // Its own user could not write here.
             "APT::Sandbox::User=".into(),
         ];
-        Ok(Self(
-            options
+        Ok(Self {
+            options: options
                 .into_iter()
                 .flat_map(|option| ["-o".into(), option])
                 .collect(),
-        ))
+            _lock: lock,
+        })
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command.args(&self.0).args(args);
+        command.args(&self.options).args(args);
         command
     }
 }
@@ -254,19 +261,19 @@ pub fn backport(package: &str) -> Result<PathBuf> {
 
 fn extracted(package: &str, arch: &str, suite: &str, folder: &str) -> Result<PathBuf> {
     let folder = target_dir().join("debian").join(folder);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    packages::ensure(PROGRAMS)?;
+    let apt = Apt::new(arch, suite)?;
+    // Somebody may have fetched it while this one waited.
     if !folder.is_dir() {
-        packages::ensure(PROGRAMS)?;
-        let apt = Apt::new(arch, suite)?;
         run(&mut apt.command("apt-get", &["-qq", "update"]))?;
-        // Whole or not there, even when two tests want it at the same moment.
         let partial = tempfile::tempdir_in(target_dir())?;
         download(&apt, package, partial.path())?;
         std::fs::create_dir_all(target_dir().join("debian"))?;
-        if let Err(error) = std::fs::rename(partial.path(), &folder)
-            && !folder.is_dir()
-        {
-            return Err(error.into());
-        }
+        // Whole or not there.
+        std::fs::rename(partial.path(), &folder)?;
     }
     Ok(folder)
 }
@@ -286,6 +293,9 @@ fn download(apt: &Apt, package: &str, to: &Path) -> Result<()> {
 fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
     eprintln!("==> fetching the kernel, {package} ({arch})");
     let apt = Apt::new(arch, RELEASE)?;
+    if folder.is_dir() {
+        return Ok(());
+    }
     run(&mut apt.command("apt-get", &["-qq", "update"]))?;
     let depends = stdout_of(&mut apt.command("apt-cache", &["depends", package]))?;
     let newest = depends

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -46,6 +47,9 @@ pub fn ensure_programs() -> Result<()> {
 
 /// Installs what is missing of these (program, Debian package) when root; says what to install otherwise.
 pub fn ensure(programs: &[(&str, &str)]) -> Result<()> {
+    // apt does one thing at a time; boards are made ready side by side.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<_> = programs
         .iter()
         .filter(|(program, _)| !is_installed(program))

@@ -19,7 +19,7 @@ const SUPERBLOCK_BYTES: usize = 1024;
 const VERMAGIC: [&[u8]; 2] = [b" mod_unload ", b" mod_remain "];
 
 impl Story {
-    /// Hardly a block is free: what ran runs, and the fleet is told how much is free. The board was switched off in order.
+    /// Hardly a block is free: what ran runs, and the board is online. The board was switched off in order.
     pub(super) fn start_with_full_data(&mut self) -> Result<()> {
         let card = self.artefacts.card.clone();
         let filler = self.folder.path().join("filler");
