@@ -27,6 +27,9 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// most when it was set; crun: some 3400.
 const SHIPPED_HWM_KIB_MAX: u64 = 1200;
 
+/// The same of a binary on this machine's C library, where ours cannot be built: its functions stand as they come.
+const LOCAL_HWM_KIB_MAX: u64 = 2900;
+
 /// A seccomp filter that config.json spells out may take so much more, KiB. Measured 184 to 248; above our goal of 1 MiB.
 const FILTER_HWM_KIB_MAX: u64 = 320;
 
@@ -89,12 +92,14 @@ fn measure(punnet: &Path, is_as_shipped: bool, options: &Options) -> Result<()> 
     run_true(&runtimes, options.rounds)?;
     life(&runtimes, options.rounds)?;
     memory(&runtimes)?;
-    for (index, runtime) in runtimes.iter().enumerate() {
-        peaks(
-            runtime,
-            (index == 0 && is_as_shipped).then_some(SHIPPED_HWM_KIB_MAX),
-        )?;
-    }
+    let (ours, peers) = runtimes.split_first().context("ours is the first")?;
+    let budget = if is_as_shipped {
+        SHIPPED_HWM_KIB_MAX
+    } else {
+        LOCAL_HWM_KIB_MAX
+    };
+    peaks(ours, Some(budget))?;
+    peers.iter().try_for_each(|peer| peaks(peer, None))?;
     one_after_another(&runtimes[0], options.containers)?;
     many(&runtimes[0], options.containers)
 }
@@ -139,28 +144,27 @@ impl Bundle {
 impl Runtime {
     /// Punnet first, then the peers that run here; of the others it is said why not.
     fn usable(punnet: &Path, folder: &Path) -> Result<Vec<Self>> {
-        let punnet_text = punnet.display().to_string();
-        let candidates = [
-            ("punnet oci", vec![punnet_text.as_str(), "oci"]),
+        let ours = Self::punnet(punnet, &folder.join("punnet-oci"))?;
+        ours.run_to_end(Bundle::True)?;
+        let mut usable = vec![ours];
+        let peers: [(&str, &[&str]); 2] = [
             // Without a cgroup where it would need the right to raise limits: the less it does, the harder for us.
-            ("crun", vec!["crun", "--cgroup-manager", "disabled"]),
-            ("runc", vec!["runc"]),
+            ("crun", &["crun", "--cgroup-manager", "disabled"]),
+            ("runc", &["runc"]),
         ];
-        let mut usable = Vec::new();
-        for (name, words) in candidates {
-            if name != "punnet oci" && !is_installed(name) {
+        for (name, words) in peers {
+            if !is_installed(name) {
                 println!("| run `true` from a bundle | {name} | SKIPPED: not installed | | |");
                 continue;
             }
             let runtime = Self {
                 name,
-                words: words.into_iter().map(str::to_owned).collect(),
-                folder: folder.join(name.replace(' ', "-")),
+                words: words.iter().map(|word| (*word).to_owned()).collect(),
+                folder: folder.join(name),
             };
             runtime.make_bundles(punnet)?;
             match runtime.run_to_end(Bundle::True) {
                 Ok(()) => usable.push(runtime),
-                Err(error) if name == "punnet oci" => return Err(error),
                 Err(error) => println!("| run `true` from a bundle | {name} | SKIPPED: {error:#} | | |"),
             }
         }
