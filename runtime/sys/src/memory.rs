@@ -1,5 +1,7 @@
 //! Memory of this process: madvise(2).
 
+use std::ops::Range;
+
 use crate::{Result, check};
 
 /// Gives back the pages of this program's own code and constants that are mapped, by madvise(2) with MADV_DONTNEED: what is needed again comes
@@ -8,6 +10,14 @@ use crate::{Result, check};
 /// # Errors
 /// EINVAL from a kernel that knows no such range; nothing has changed then.
 pub fn madvise_dontneed_program() -> Result<()> {
+    let pages = program();
+    // SAFETY: the range is a private mapping of our file that is only read and executed, so its pages come back as they are.
+    check(unsafe { libc::syscall(libc::SYS_madvise, pages.start, pages.len(), libc::MADV_DONTNEED) })
+        .map(drop)
+}
+
+/// The whole pages of this program that are only read and executed.
+fn program() -> Range<usize> {
     // Laid by the linker (GNU ld's and LLVM's): where the file's read-only part begins, and where its code ends.
     unsafe extern "C" {
         static __executable_start: u8;
@@ -16,11 +26,13 @@ pub fn madvise_dontneed_program() -> Result<()> {
     let start = (&raw const __executable_start).addr();
     let end = (&raw const etext).addr();
     // The last page may hold the beginning of what is written.
+    let page = page_size();
+    start..start + end.saturating_sub(start) / page * page
+}
+
+fn page_size() -> usize {
     // SAFETY: sysconf reads a constant.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-    let bytes = end.saturating_sub(start) / page * page;
-    // SAFETY: the range is a private mapping of our file that is only read and executed, so its pages come back as they are.
-    check(unsafe { libc::syscall(libc::SYS_madvise, start, bytes, libc::MADV_DONTNEED) }).map(drop)
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -44,6 +56,11 @@ mod tests {
 
     #[test]
     fn given_back_code_still_runs_and_is_no_longer_counted() {
+        // Every page is mapped first: other tests run beside this one, and what they touch meanwhile must not outweigh what was given back.
+        for page in super::program().step_by(super::page_size()) {
+            // SAFETY: the linker's symbols bound what is mapped and readable.
+            std::hint::black_box(unsafe { std::ptr::with_exposed_provenance::<u8>(page).read_volatile() });
+        }
         let before = code_kib();
         super::madvise_dontneed_program().unwrap();
         let after = code_kib();
