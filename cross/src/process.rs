@@ -123,11 +123,16 @@ pub fn peak_rss_kib(command: &mut Command) -> Result<u64> {
 
 /// VmHWM in a status file (proc_pid_status(5)).
 pub fn high_water_mark_kib(path: &str) -> Result<u64> {
+    status_kib(path, "VmHWM:")
+}
+
+/// A line of a status file (proc_pid_status(5)) that counts KiB.
+pub fn status_kib(path: &str, key: &str) -> Result<u64> {
     let status = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .with_context(|| format!("{path} has no VmHWM"))?;
+        .find_map(|line| line.strip_prefix(key))
+        .with_context(|| format!("{path} has no {key}"))?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 

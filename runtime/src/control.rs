@@ -3,7 +3,7 @@
 use crate::error::{Error, OsContext, Result};
 use crate::id::ContainerId;
 use crate::plan;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, give_back_code};
 use crate::state::{Record, StateDir};
 use crate::stats::{self, Stats};
 use crate::{cgroup, freezer};
@@ -97,6 +97,7 @@ impl Runtime {
         let dir = self.dir(id);
         let record = dir.load(id)?;
         let status = dir.status(record.as_ref());
+        give_back_code();
         Ok((dir, record.unwrap_or_default(), status))
     }
 }

@@ -1,6 +1,7 @@
 //! Stays with a container's process until it ends: signals go to it, its terminal comes here, its exit status is ours.
 
 use crate::error::{OsContext, Result};
+use crate::runtime::give_back_code;
 use crate::terminal::{self, RawMode};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,6 +57,7 @@ pub(crate) fn wait(
     signals: &Signals,
     master: Option<OwnedFd>,
 ) -> Result<u8> {
+    give_back_code();
     let raw = master.as_ref().map(|_| RawMode::enter());
     if let Some(master) = &master {
         terminal::copy_size(master.as_fd());

@@ -262,9 +262,7 @@ impl Runtime {
         if plan.process.is_none() {
             return Err(Error::config("process", "is missing: there is nothing to run"));
         }
-        if plan.namespaces.joins(PID) || !plan.hooks.start_container.is_empty() {
-            own_file::guard()?;
-        }
+        give_back_code();
         let dir = self.dir(id);
         let lock = dir.create(id)?;
         let made = create_in(&dir, options, spec, bytes, &plan, &host, gate);
@@ -499,6 +497,7 @@ impl Runtime {
                 )));
             }
         };
+        give_back_code();
         let signals = if options.detach {
             None
         } else {
@@ -639,6 +638,11 @@ fn load_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
         source,
     })?;
     Ok((spec, bytes))
+}
+
+/// Between two parts of a command: what the first has mapped of the program is not what the second needs. A kernel that refuses leaves it mapped.
+pub(crate) fn give_back_code() {
+    punnet_sys::madvise_dontneed_program().ok();
 }
 
 /// The part of `create` that leaves something behind, in the order in which `delete --force` can undo it at any point.

@@ -17,9 +17,11 @@ mod tables;
 pub use built::named_default_seccomp;
 pub use profile::default_seccomp;
 
+use std::cmp::Ordering;
+
 use crate::error::{Error, Result};
 use built::Built;
-use punnet_spec::{Seccomp, SyscallArg, SyscallRule};
+use punnet_spec::{Names, Seccomp, SyscallArg, SyscallRule};
 use punnet_sys::{FILTER_INSTRUCTIONS_MAX, SockFilter};
 
 /// A compiled filter.
@@ -195,7 +197,7 @@ fn action(field: &str, word: &str, data: Option<u32>) -> Result<u32> {
 /// A rule with its action and conditions checked.
 #[derive(Clone, Copy)]
 struct Rule<'a> {
-    names: &'a [String],
+    names: &'a Names,
     action: u32,
     args: &'a [SyscallArg],
 }
@@ -378,10 +380,11 @@ fn compile_for(rules: &Rules<'_>, arches: &[&Arch], part: Part) -> Vec<SockFilte
     let rules = rules.part(part);
     let mut program = vec![op(LOAD, ARCH)];
     for arch in arches {
-        let block = compile_arch(arch, &rules.list, rules.default);
         program.push(branch(JUMP_EQ, arch.audit, 1, 0));
-        program.push(op(JUMP, block.len() as u32));
-        program.extend(block);
+        let start = program.len();
+        program.push(op(JUMP, 0));
+        compile_arch(arch, &rules, &mut program);
+        program[start].k = (program.len() - start - 1) as u32;
     }
     program.push(op(RETURN, KILL_PROCESS));
     program
@@ -419,63 +422,80 @@ fn check_rule(rule: &SyscallRule, index: usize) -> Result<Rule<'_>> {
     })
 }
 
-/// What happens to one system call.
+/// What happens to one system call: these rules in order, then the action.
 #[derive(Clone, PartialEq, Eq)]
-enum Outcome {
-    /// Always the same.
-    Plain(u32),
-    /// These rules in order, then the plain action.
-    Conditional(Vec<usize>, u32),
+struct Outcome {
+    conditions: Vec<u32>,
+    action: u32,
 }
 
-fn compile_arch(arch: &Arch, rules: &[Rule<'_>], default: u32) -> Vec<SockFilter> {
-    let mut words = arch.table.split(' ').filter(|word| !word.is_empty());
-    let mut table = Vec::with_capacity(512);
-    while let (Some(name), Some(number)) = (words.next(), words.next()) {
-        table.push((name, number.parse::<u32>().unwrap_or(u32::MAX)));
-    }
-    // What becomes of every call that some rule names.
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; table.len()];
-    for (index, rule) in rules.iter().enumerate() {
-        for name in rule.names {
-            let Ok(found) = table.binary_search_by_key(&name.as_str(), |(name, _)| name) else {
-                continue;
-            };
-            let before = outcomes[found].take().unwrap_or(Outcome::Plain(default));
-            outcomes[found] = Some(match (before, rule.args.is_empty()) {
-                (Outcome::Plain(_), true) => Outcome::Plain(rule.action),
-                (Outcome::Conditional(conditions, _), true) => Outcome::Conditional(conditions, rule.action),
-                (Outcome::Plain(plain), false) => Outcome::Conditional(vec![index], plain),
-                (Outcome::Conditional(mut conditions, plain), false) => {
-                    conditions.push(index);
-                    Outcome::Conditional(conditions, plain)
-                }
-            });
+impl Outcome {
+    const fn always(action: u32) -> Self {
+        Self {
+            conditions: Vec::new(),
+            action,
         }
     }
-    let named = table.iter().zip(outcomes);
-    let mut calls: Vec<(u32, Outcome)> = named
-        .filter_map(|((_, number), outcome)| Some((*number, outcome?)))
-        .collect();
-    calls.sort_unstable_by_key(|(number, _)| *number);
-    let ranges = ranges(calls, default);
-    let mut block = vec![op(LOAD, NR)];
-    block.extend(arch.x32_check());
-    block.extend(search(&ranges, rules));
-    block
+}
+
+fn compile_arch(arch: &Arch, rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
+    // (number, rule): a call may be named by several rules, whose order counts.
+    let mut calls = Vec::new();
+    for (rule, Rule { names, .. }) in (0..).zip(&rules.list) {
+        calls.extend(
+            names
+                .iter()
+                .filter_map(|name| Some((number_in(arch.table, name)?, rule))),
+        );
+    }
+    calls.sort_unstable();
+    program.push(op(LOAD, NR));
+    program.extend(arch.x32_check());
+    search(&ranges(&calls, rules), rules, program);
+}
+
+/// The number of a call in a table.
+fn number_in(table: &str, name: &str) -> Option<u32> {
+    let bytes = table.as_bytes();
+    // Both are where an entry starts, or the end.
+    let (mut from, mut to) = (0, table.len());
+    while from < to {
+        let mut start = from + (to - from) / 2;
+        while start > from && (bytes[start - 1] != b' ' || bytes[start].is_ascii_digit()) {
+            start -= 1;
+        }
+        let mut words = table[start..].split(' ');
+        let (found, number) = (words.next()?, words.next()?);
+        match found.cmp(name) {
+            Ordering::Equal => return number.parse().ok(),
+            Ordering::Less => from = start + found.len() + number.len() + 2,
+            Ordering::Greater => to = start,
+        }
+    }
+    None
 }
 
 /// Ranges of numbers with the same outcome: (first number, outcome), the first starting at 0.
-fn ranges(calls: Vec<(u32, Outcome)>, default: u32) -> Vec<(u32, Outcome)> {
-    let mut ranges: Vec<(u32, Outcome)> = vec![(0, Outcome::Plain(default))];
+fn ranges(calls: &[(u32, u32)], rules: &Rules<'_>) -> Vec<(u32, Outcome)> {
+    let mut ranges = vec![(0, Outcome::always(rules.default))];
     let mut push = |first: u32, outcome: Outcome| match ranges.last_mut() {
         Some(last) if last.0 == first => last.1 = outcome,
         Some(last) if last.1 == outcome => {}
         _ => ranges.push((first, outcome)),
     };
-    for (number, outcome) in calls {
+    for named in calls.chunk_by(|one, other| one.0 == other.0) {
+        let mut outcome = Outcome::always(rules.default);
+        for &(_, index) in named {
+            let rule = &rules.list[index as usize];
+            if rule.args.is_empty() {
+                outcome.action = rule.action;
+            } else {
+                outcome.conditions.push(index);
+            }
+        }
+        let number = named[0].0;
         push(number, outcome);
-        push(number + 1, Outcome::Plain(default));
+        push(number + 1, Outcome::always(rules.default));
     }
     // Replacing an outcome in place can leave equal neighbours.
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
@@ -483,34 +503,28 @@ fn ranges(calls: Vec<(u32, Outcome)>, default: u32) -> Vec<(u32, Outcome)> {
 }
 
 /// Binary search: the number is in the accumulator.
-fn search(ranges: &[(u32, Outcome)], rules: &[Rule<'_>]) -> Vec<SockFilter> {
+fn search(ranges: &[(u32, Outcome)], rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
     if let [(_, outcome)] = ranges {
-        return leaf(outcome, rules);
+        for &index in &outcome.conditions {
+            program.extend(condition(&rules.list[index as usize]));
+        }
+        program.push(op(RETURN, outcome.action));
+        return;
     }
     let (left, right) = ranges.split_at(ranges.len() / 2);
-    let below = search(left, rules);
-    let mut code = match u8::try_from(below.len()) {
-        Ok(length) => vec![branch(JUMP_GE, right[0].0, length, 0)],
+    let start = program.len();
+    program.push(branch(JUMP_GE, right[0].0, 0, 0));
+    search(left, rules, program);
+    let below = program.len() - start - 1;
+    match u8::try_from(below) {
+        Ok(length) => program[start].jt = length,
         // Conditional jumps reach 255 instructions: go through an unconditional one.
-        Err(_) => vec![branch(JUMP_GE, right[0].0, 0, 1), op(JUMP, below.len() as u32)],
-    };
-    code.extend(below);
-    code.extend(search(right, rules));
-    code
-}
-
-fn leaf(outcome: &Outcome, rules: &[Rule<'_>]) -> Vec<SockFilter> {
-    match outcome {
-        Outcome::Plain(action) => vec![op(RETURN, *action)],
-        Outcome::Conditional(conditions, plain) => {
-            let mut code = Vec::new();
-            for rule in conditions.iter().map(|&index| &rules[index]) {
-                code.extend(condition(rule));
-            }
-            code.push(op(RETURN, *plain));
-            code
+        Err(_) => {
+            program[start].jf = 1;
+            program.insert(start + 1, op(JUMP, below as u32));
         }
     }
+    search(right, rules, program);
 }
 
 /// Most comparisons in one rule: a jump over all of them must fit in 8 bits (6 instructions each).

@@ -10,11 +10,13 @@
 
 mod defaults;
 mod linux;
+mod names;
 mod process;
 mod state;
 
 pub use defaults::{DEFAULT_CAPABILITIES, DEFAULT_PATH, MASKED_PATHS, READONLY_PATHS, default_mounts};
 pub use linux::*;
+pub use names::Names;
 pub use process::*;
 pub use state::*;
 

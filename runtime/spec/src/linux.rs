@@ -1,6 +1,6 @@
 //! `linux`: namespaces, devices, resources, seccomp.
 
-use crate::{Value, is_default};
+use crate::{Names, Value, is_default};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -407,7 +407,7 @@ pub struct Seccomp {
 #[serde(rename_all = "camelCase")]
 pub struct SyscallRule {
     /// Names; those a kernel or an architecture lacks are skipped.
-    pub names: Vec<String>,
+    pub names: Names,
     /// `SCMP_ACT_...`
     pub action: String,
     /// errno of SCMP_ACT_ERRNO, or the message of SCMP_ACT_TRACE.

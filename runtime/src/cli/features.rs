@@ -173,7 +173,7 @@ fn seccomp() -> Value {
                 ..Seccomp::default()
             };
             let mut rule = SyscallRule {
-                names: vec!["getcwd".to_owned()],
+                names: ["getcwd"].into_iter().collect(),
                 action: "SCMP_ACT_ERRNO".to_owned(),
                 ..SyscallRule::default()
             };

@@ -3,7 +3,7 @@
 
 use super::{ARCHES, Arch};
 use crate::plan::capability_number;
-use punnet_spec::{Seccomp, SyscallArg, SyscallRule};
+use punnet_spec::{Names, Seccomp, SyscallArg, SyscallRule};
 
 /// Calls that need one of some capabilities (`CAP_` left out) in the container, or that are never given: none listed.
 pub(super) const GATED: &[(&str, &str)] = &[
@@ -99,7 +99,7 @@ pub(super) fn profile_for(arches: &[&Arch], capabilities: &[String]) -> Seccomp 
             denied.extend(calls.split(' '));
         }
     }
-    let mut allowed: Vec<String> = Vec::with_capacity(512);
+    let mut allowed: Vec<&str> = Vec::with_capacity(512);
     for arch in arches {
         for name in arch
             .table
@@ -107,14 +107,14 @@ pub(super) fn profile_for(arches: &[&Arch], capabilities: &[String]) -> Seccomp 
             .filter(|word| word.starts_with(|first: char| !first.is_ascii_digit()))
         {
             if !name.is_empty() && !denied.contains(&name) {
-                allowed.push(name.to_owned());
+                allowed.push(name);
             }
         }
     }
     allowed.sort_unstable();
     allowed.dedup();
     let mut rules = vec![
-        allow(allowed, None),
+        allow(allowed.into_iter().collect(), None),
         allow(words("socket"), Some(arg("SCMP_CMP_NE", AF_VSOCK, 0))),
     ];
     rules.extend(PERSONALITIES.map(|value| allow(words("personality"), Some(arg("SCMP_CMP_EQ", value, 0)))));
@@ -142,8 +142,8 @@ pub(super) fn profile_for(arches: &[&Arch], capabilities: &[String]) -> Seccomp 
     }
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split(' ').map(str::to_owned).collect()
+fn words(text: &str) -> Names {
+    text.split(' ').collect()
 }
 
 fn arg(op: &str, value: u64, value_two: u64) -> SyscallArg {
@@ -155,7 +155,7 @@ fn arg(op: &str, value: u64, value_two: u64) -> SyscallArg {
     }
 }
 
-fn allow(names: Vec<String>, condition: Option<SyscallArg>) -> SyscallRule {
+fn allow(names: Names, condition: Option<SyscallArg>) -> SyscallRule {
     SyscallRule {
         names,
         action: "SCMP_ACT_ALLOW".to_owned(),

@@ -57,7 +57,7 @@ fn number(arch: &Arch, name: &str) -> u32 {
 
 fn rule(names: &[&str], action: &str, args: Vec<SyscallArg>) -> SyscallRule {
     SyscallRule {
-        names: names.iter().map(|&name| name.into()).collect(),
+        names: names.iter().copied().collect(),
         action: action.into(),
         errno_ret: None,
         args,

@@ -89,7 +89,7 @@ fn seccomp_filters_calls_with_and_without_no_new_privs() {
         bundle.linux().seccomp = Some(Seccomp {
             default_action: "SCMP_ACT_ALLOW".into(),
             syscalls: vec![SyscallRule {
-                names: vec!["mkdir".into(), "mkdirat".into()],
+                names: ["mkdir", "mkdirat"].into_iter().collect(),
                 action: "SCMP_ACT_ERRNO".into(),
                 errno_ret: Some(28),
                 args: Vec::new(),

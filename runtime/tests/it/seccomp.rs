@@ -14,7 +14,7 @@ fn filter(action: &str, errno_ret: Option<u32>) -> Seccomp {
     Seccomp {
         default_action: "SCMP_ACT_ALLOW".into(),
         syscalls: vec![SyscallRule {
-            names: vec!["mkdir".into(), "mkdirat".into()],
+            names: ["mkdir", "mkdirat"].into_iter().collect(),
             action: action.into(),
             errno_ret,
             args: Vec::new(),
