@@ -49,6 +49,9 @@ pub struct Meta {
     /// What it writes is in RAM, in [`Folders::ram_layer`], and belongs to this user and group.
     #[serde(default)]
     pub ram_layer: Option<Owner>,
+    /// The image is for another CPU.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_emulated: bool,
 }
 
 /// User and group of a folder that is the container's.
@@ -312,6 +315,7 @@ mod tests {
             stop_signal: 15,
             stop_timeout_s: 10,
             ram_layer: None,
+            is_emulated: false,
         };
         folders.claim().unwrap();
         folders.write_for_now(b"{}", &meta).unwrap();

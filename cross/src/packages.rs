@@ -34,6 +34,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("findmnt", "util-linux"),
     ("strace", "strace"),
+    ("qemu-aarch64-static", "qemu-user-static"),
     ("zstd", "zstd"),
     ("shellcheck", "shellcheck"),
     ("cc", "gcc"),

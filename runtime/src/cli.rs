@@ -215,13 +215,12 @@ fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String> {
 
 fn create_options(args: &Args) -> CreateOptions {
     CreateOptions {
-        bundle: args.bundle.clone().unwrap_or_else(|| ".".into()),
         console_socket: args.console_socket.clone(),
         pid_file: args.pid_file.clone(),
         preserve_fds: args.preserve_fds,
         new_keyring: !args.no_new_keyring,
         keep: args.keep,
-        stdio: Stdio::default(),
+        ..CreateOptions::new(args.bundle.clone().unwrap_or_else(|| ".".into()))
     }
 }
 

@@ -6,6 +6,16 @@ use std::os::unix::fs::FileExt;
 
 /// e_machine of 32-bit ARM.
 const EM_ARM: u16 = 40;
+/// e_machine of this program; 0, which is nothing's, where it is not listed.
+const EM_OWN: u16 = if cfg!(target_arch = "x86_64") {
+    62
+} else if cfg!(target_arch = "aarch64") {
+    183
+} else if cfg!(target_arch = "arm") {
+    EM_ARM
+} else {
+    0
+};
 /// sh_type of the section with ARM's build attributes.
 const SHT_ARM_ATTRIBUTES: u32 = 0x7000_0003;
 /// Section headers looked at: programs have some thirty.
@@ -53,6 +63,11 @@ impl Built {
             (258, _) => "loongarch".to_owned(),
             (other, _) => format!("ELF machine {other}"),
         }
+    }
+
+    /// Whether it is for another CPU than this program.
+    pub fn is_foreign(self) -> bool {
+        self.machine != EM_OWN
     }
 
     /// Whether this board (`uname -m`) would start the program only to see it die.
@@ -285,5 +300,14 @@ mod tests {
             assert_eq!(built(&bytes).unwrap().machine(), name);
         }
         assert_eq!(built(b"#!/bin/sh"), None);
+    }
+
+    #[test]
+    fn this_program_is_for_this_cpu_and_others_are_foreign() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert!(!built(&own).unwrap().is_foreign());
+        let mut bytes = arm(&[]);
+        bytes[18..20].copy_from_slice(&7777_u16.to_le_bytes());
+        assert!(built(&bytes).unwrap().is_foreign());
     }
 }

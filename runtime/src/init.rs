@@ -10,7 +10,7 @@ use crate::paths::{create_dir_all, open_plain};
 use crate::plan::namespaces_bits::{CGROUP, MOUNT, NETWORK, USER};
 use crate::plan::{CapabilityPlan, Confinement, NumberSet, Plan, ProcessPlan};
 use crate::terminal::{self, Stdio};
-use crate::{passwd, program, rootfs};
+use crate::{OutOfReach, passwd, program, rootfs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
@@ -61,6 +61,8 @@ pub(crate) struct Context<'a> {
     pub root_nodev: bool,
     /// Descriptors beyond the standard three that the program keeps.
     pub preserve_fds: u32,
+    /// The kernel may choose an emulator for the program.
+    pub own_file: Option<OutOfReach>,
     pub new_keyring: bool,
     /// setgroups(2) is not allowed in this user namespace: the groups stay the caller's.
     pub setgroups_denied: bool,
@@ -326,7 +328,7 @@ fn become_process(
         if late {
             set_capabilities(process.capabilities, 0)?;
         }
-        program.execute(&env)
+        program.execute(&env, context.own_file)
     };
     end().inspect_err(|error| {
         if let Some(mut starter) = starter {

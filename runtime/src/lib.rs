@@ -52,6 +52,7 @@ pub use controllers::{ControllerFacts, Missing};
 pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
 pub use id::{ContainerId, ID_BYTES_MAX};
 pub use idmap::as_root_of;
+pub use own_file::{OutOfReach, guard as guard_own_file};
 pub use passwd::user_name;
 pub use runtime::{CreateOptions, ExecOptions, Listed, Runtime, Warnings};
 pub use state::state_from_json;

@@ -2,8 +2,9 @@
 //!
 //! A process that enters a container is still this program until execve(2). It is not dumpable, so nobody inside can open its /proc/PID/exe,
 //! and `program` sees to it that this file is not what is executed. Two things remain: a container with CAP_SYS_PTRACE opens it all the same and
-//! writes it once nobody executes it any more, and hooks are executed by their path inside the container. Where others are inside already, or
-//! such hooks are to be run, the process therefore executes itself anew from a file that cannot be written, before it goes near the container.
+//! writes it once nobody executes it any more, and hooks and programs for another CPU are executed by their path inside the container. Where
+//! others are inside already, or such hooks or programs are to be run, the process therefore executes itself anew from a file that cannot be
+//! written, before it goes near the container.
 
 use crate::error::{OsContext, Result};
 use nix::errno::Errno;
@@ -21,11 +22,16 @@ use std::os::unix::ffi::OsStringExt;
 
 /// This program's file, whatever its name is by now.
 const OWN_FILE: &str = "/proc/self/exe";
+
+/// Proof that this process runs from a file that no container can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfReach(());
+
 /// Returns once this process runs from a file that no container can write; executes it anew, with the same arguments, when it does not yet.
 /// To be called before anything is opened or changed.
-pub(crate) fn guard() -> Result<()> {
+pub fn guard() -> Result<OutOfReach> {
     if is_out_of_reach().os("inspect", OWN_FILE)? {
-        return Ok(());
+        return Ok(OutOfReach(()));
     }
     // The mount costs least; an ordinary user may not make one.
     let file = match read_only_view() {
@@ -41,8 +47,8 @@ pub(crate) fn guard() -> Result<()> {
     let env =
         text(&mut std::env::vars_os().map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'=')));
     execveat(&file, c"", &args, &env, AtFlags::AT_EMPTY_PATH)
-        .os("execute again from a read-only view", OWN_FILE)?;
-    Ok(())
+        .os("execute again from a read-only view", OWN_FILE)
+        .map(|never| match never {})
 }
 
 fn is_out_of_reach() -> nix::Result<bool> {

@@ -44,6 +44,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     /// SELinux decides on this machine; looked up only when a label is asked for.
     pub selinux: bool,
+    /// Nothing inside can write the runtime's own file: the kernel may choose an emulator for the program.
+    pub own_file: Option<crate::OutOfReach>,
 }
 
 /// Everything `create` does, decided.

@@ -1,19 +1,22 @@
 //! Finds the program and executes it, by a directory descriptor and a name that is not a link: whatever the image does to its paths,
 //! /proc/self/exe (which is this runtime's own file until execve(2)) cannot be what is executed (CVE-2019-5736). Scripts are taken apart
-//! here, because the kernel would look their interpreter up by path.
+//! here, because the kernel would look their interpreter up by path. Only a program for another CPU is executed by its path, because the kernel's
+//! emulators (binfmt_misc) refuse a descriptor that the emulator will not have: and only by a runtime whose own file nothing inside can write.
 
+use crate::OutOfReach;
 use crate::elf::Built;
 use crate::error::{Error, OsContext, Result};
-use crate::paths::open_plain;
+use crate::paths::{open_in_root, open_plain};
+use crate::plan::Plan;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, SFlag, fstatat};
-use nix::unistd::{AccessFlags, execveat, faccessat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{AccessFlags, execve, execveat, faccessat};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +32,8 @@ const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 /// A program that can be executed, and how.
 #[derive(Debug)]
 pub(crate) struct Program {
+    /// With its links, as the kernel or an emulator is to look it up: many a program goes by the name of a link.
+    path: PathBuf,
     directory: OwnedFd,
     name: CString,
     args: Vec<CString>,
@@ -88,30 +93,31 @@ fn not_executable(program: &str, why: impl Into<String>) -> Error {
 }
 
 fn search(name: &[u8], env: &[CString], shown: &str) -> Result<PathBuf> {
-    let list = env
-        .iter()
-        .rev()
-        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
     let mut denied = None;
-    if !name.is_empty() {
-        for directory in list
-            .unwrap_or(FALLBACK_PATH.as_bytes())
-            .split(|byte| *byte == b':')
-        {
-            let directory = if directory.is_empty() {
-                Path::new(".")
-            } else {
-                Path::new(OsStr::from_bytes(directory))
-            };
-            let candidate = directory.join(OsStr::from_bytes(name));
-            match open(&candidate, Vec::new(), shown) {
-                Ok(_) => return Ok(candidate),
-                Err(error @ Error::ProgramNotExecutable { .. }) => denied = denied.or(Some(error)),
-                Err(_) => {}
-            }
+    for candidate in candidates(name, env) {
+        match open(&candidate, Vec::new(), shown) {
+            Ok(_) => return Ok(candidate),
+            Err(error @ Error::ProgramNotExecutable { .. }) => denied = denied.or(Some(error)),
+            Err(_) => {}
         }
     }
     Err(denied.unwrap_or_else(|| Error::ProgramNotFound(shown.to_owned())))
+}
+
+/// Where a program of this name may be: the name itself when it is a path, or in each directory of the environment's PATH.
+fn candidates<'a>(name: &'a [u8], env: &'a [CString]) -> impl Iterator<Item = PathBuf> + 'a {
+    let list = env
+        .iter()
+        .rev()
+        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(FALLBACK_PATH.as_bytes());
+    let list: &[u8] = if name.contains(&b'/') { b"" } else { list };
+    list.split(|byte| *byte == b':')
+        .filter(|_| !name.is_empty())
+        .map(move |directory| {
+            let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+            Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name))
+        })
 }
 
 /// Follows links by hand, so that the last step is never one.
@@ -120,6 +126,7 @@ fn open(path: &Path, args: Vec<CString>, shown: &str) -> Result<Program> {
         Errno::ENOENT | Errno::ENOTDIR => Error::ProgramNotFound(shown.to_owned()),
         errno => denied(shown, errno),
     };
+    let asked = path;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         let Some(name) = path.file_name() else {
@@ -132,14 +139,14 @@ fn open(path: &Path, args: Vec<CString>, shown: &str) -> Result<Program> {
         let directory = open_plain(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(missing)?;
         match readlinkat(&directory, name) {
             Ok(target) => path = parent.join(target),
-            Err(Errno::EINVAL) => return check(directory, name, args, shown),
+            Err(Errno::EINVAL) => return check(asked, directory, name, args, shown),
             Err(errno) => return Err(missing(errno)),
         }
     }
     Err(missing(Errno::ELOOP))
 }
 
-fn check(directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> Result<Program> {
+fn check(path: &Path, directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> Result<Program> {
     let denied = |errno: Errno| denied(shown, errno);
     let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(denied)?;
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
@@ -165,6 +172,7 @@ fn check(directory: OwnedFd, name: &OsStr, args: Vec<CString>, shown: &str) -> R
         return Err(not_executable(shown, wrong_format(&head, Some(built))));
     }
     Ok(Program {
+        path: path.to_owned(),
         directory,
         name,
         args,
@@ -196,7 +204,7 @@ fn shebang(head: &[u8]) -> Option<(CString, Option<CString>)> {
 impl Program {
     /// Becomes the program; comes back only with the reason why not. The directory's descriptor is close-on-exec, so the kernel executes no
     /// script and nothing of binfmt_misc, whatever the file has become meanwhile (ENOENT). execveat(2)
-    pub fn execute(self, env: &[CString]) -> Result<Infallible> {
+    pub fn execute(self, env: &[CString], own_file: Option<OutOfReach>) -> Result<Infallible> {
         match execveat(
             &self.directory,
             &self.name,
@@ -205,6 +213,7 @@ impl Program {
             AtFlags::AT_SYMLINK_NOFOLLOW,
         ) {
             Err(Errno::ENOEXEC) => Err(not_executable(&self.shown, wrong_format(&self.head, self.built))),
+            Err(Errno::ENOENT) if self.built.is_some_and(Built::is_foreign) => self.emulate(env, own_file),
             // The file is there: what is missing is what it names inside.
             Err(Errno::ENOENT) => Err(not_executable(
                 &self.shown,
@@ -216,12 +225,76 @@ impl Program {
             result => result.os("execute", &self.shown),
         }
     }
+
+    /// By path, so that the kernel executes its emulator for such programs, which opens the path. Whatever the path leads to by now, it is not a file
+    /// of ours that somebody could write. execve(2)
+    fn emulate(&self, env: &[CString], own_file: Option<OutOfReach>) -> Result<Infallible> {
+        let machine = self.built.map(Built::machine).unwrap_or_default();
+        if own_file.is_none() {
+            return Err(not_executable(
+                &self.shown,
+                format!("built for {machine}, and the container is not (punnet run --platform)"),
+            ));
+        }
+        let path =
+            CString::new(self.path.as_os_str().as_bytes()).map_err(|_| denied(&self.shown, Errno::EINVAL))?;
+        match execve(&path, &self.args, env) {
+            Err(Errno::ENOENT) => Err(not_executable(
+                &self.shown,
+                format!(
+                    "the kernel's emulator for {machine} is not in the container: register it with binfmt_misc's flag F, or copy it into the image"
+                ),
+            )),
+            Err(errno) => Err(denied(&self.shown, errno)),
+        }
+    }
+}
+
+/// Whether the program that a plan names is for another CPU, as far as that is seen from outside of a root that is a directory. It decides nothing but whether
+/// the runtime gets ready for it.
+pub(crate) fn is_foreign(plan: &Plan) -> bool {
+    let (Some(process), None) = (&plan.process, &plan.root.mount) else {
+        return false;
+    };
+    let head = |root: &OwnedFd, path: &Path| -> Option<Vec<u8>> {
+        let found = open_in_root(root.as_fd(), path, OFlag::O_PATH).ok()?;
+        if SFlag::from_bits_truncate(fstat(&found).ok()?.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return None;
+        }
+        let mut file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+        let mut head = vec![0; HEAD_BYTES];
+        let length = file.read(&mut head).ok()?;
+        head.truncate(length);
+        Some(head)
+    };
+    let Ok(root) = open_plain(&plan.root.path, OFlag::O_PATH | OFlag::O_DIRECTORY) else {
+        return false;
+    };
+    let asked = process.args.first().map(|arg| arg.as_bytes()).unwrap_or_default();
+    let mut found = candidates(asked, &process.env).find_map(|path| head(&root, &process.cwd.join(path)));
+    for _ in 0..INTERPRETERS_MAX {
+        match found.as_deref().map(|head| (shebang(head), head)) {
+            Some((Some((interpreter, _)), _)) => {
+                found = head(&root, Path::new(OsStr::from_bytes(interpreter.as_bytes())));
+            }
+            Some((None, head)) => return Built::of(head, None).is_some_and(Built::is_foreign),
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Why the kernel does not know how to execute a file.
 fn wrong_format(head: &[u8], built: Option<Built>) -> String {
     match built {
-        Some(built) => format!("built for {}, and this board is {}", built.machine(), machine()),
+        Some(built) if built.is_too_new_for(&machine()) => {
+            format!("built for {}, and this board is {}", built.machine(), machine())
+        }
+        Some(built) => format!(
+            "built for {}, and this board is {}, whose kernel knows no emulator for it: install one that registers with binfmt_misc (Debian: qemu-user-static)",
+            built.machine(),
+            machine()
+        ),
         None if head.is_empty() => "is empty".to_owned(),
         None => "is neither a program nor a script that starts with #!".to_owned(),
     }

@@ -14,7 +14,7 @@ use crate::plan::namespaces_bits::{MOUNT, PID, USER};
 use crate::plan::{self, HostFacts};
 use crate::state::{self, Record, StateDir};
 use crate::terminal::{self, Stdio};
-use crate::{cgroup, idmap, own_file, rootfs};
+use crate::{OutOfReach, cgroup, idmap, own_file, program, rootfs};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -85,6 +85,8 @@ pub struct CreateOptions {
     pub keep: bool,
     /// The program's standard streams, when it has no terminal.
     pub stdio: Stdio,
+    /// Lets the kernel's emulators execute a program for another CPU (binfmt_misc), which only a runtime may whose own file is out of reach.
+    pub own_file: Option<OutOfReach>,
 }
 
 impl CreateOptions {
@@ -98,6 +100,7 @@ impl CreateOptions {
             new_keyring: true,
             keep: false,
             stdio: Stdio::default(),
+            own_file: None,
         }
     }
 }
@@ -253,9 +256,15 @@ impl Runtime {
             ..host_facts(id, &labels)?
         };
         let plan = plan::plan(spec, &host)?;
-        if plan.namespaces.joins(PID) || !plan.hooks.start_container.is_empty() {
-            own_file::guard()?;
-        }
+        let own_file = if plan.namespaces.joins(PID)
+            || !plan.hooks.start_container.is_empty()
+            || program::is_foreign(&plan)
+        {
+            Some(own_file::guard()?)
+        } else {
+            options.own_file
+        };
+        let host = HostFacts { own_file, ..host };
         for warning in plan.process.iter().flat_map(|process| &process.warnings) {
             self.warnings.tell(warning);
         }
@@ -441,7 +450,7 @@ impl Runtime {
 
     /// Runs one more process in a container. Returns its exit status (128 and the signal), or 0 when detached.
     pub fn exec(&self, id: &ContainerId, options: &ExecOptions) -> Result<u8> {
-        own_file::guard()?;
+        let own_file = own_file::guard()?;
         let dir = self.dir(id);
         let record = dir.load(id)?;
         let status = dir.status(record.as_ref());
@@ -515,6 +524,7 @@ impl Runtime {
                 root_nodev: false,
                 idmapped: &rootfs::Idmapped::default(),
                 preserve_fds: options.preserve_fds,
+                own_file: Some(own_file),
                 new_keyring: true,
                 setgroups_denied: record.setgroups_denied,
                 state: &state,
@@ -717,6 +727,7 @@ fn create_in(
             root_nodev,
             idmapped: &idmapped,
             preserve_fds: options.preserve_fds,
+            own_file: host.own_file,
             new_keyring: host.new_keyring,
             setgroups_denied: record.setgroups_denied,
             state: &state,

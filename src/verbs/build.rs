@@ -11,7 +11,7 @@ use punnet_images::build::{self, BuildOptions, BuildPlace, Built};
 use punnet_images::export::{self, Format};
 use punnet_images::{Error, ImportOptions, Platform, Reference, Source, Store, platform};
 
-use super::{Given, JSON, Verb, Words, flag, images, registry, valued};
+use super::{Given, JSON, Verb, Words, containers, flag, images, registry, valued};
 use crate::error::CliError;
 use crate::roots::Roots;
 use step::Hands;
@@ -93,6 +93,12 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
             "a docker-archive has room for one platform".into(),
         ));
     }
+    let own = |wanted: &Platform| {
+        let fit = platform::host().fit(wanted, platform::host_runs_32bit_arm());
+        fit.is_some()
+    };
+    // Before anything is made: the command may begin anew.
+    let own_file = containers::out_of_reach_if(!options.platforms.iter().all(own))?;
     let data = roots.data()?;
     let store = images::store(roots)?;
     reclaim(roots)?;
@@ -101,7 +107,7 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         scratch: work.path.clone(),
         cache: Some(data.join("build/cache")),
     };
-    let mut hands = Hands::new(roots, &given, &work);
+    let mut hands = Hands::new(roots, &given, &work, own_file);
     let built = build::build(&options, &place, &mut hands)?;
     let source = Source::open(place.layout())?;
     let reference = options.reference.as_ref();

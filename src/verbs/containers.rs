@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use punnet_logs::{KEPT_BYTES, LogFile};
-use punnet_runtime::{ContainerId, CreateOptions, Runtime, Stdio};
+use punnet_runtime::{ContainerId, CreateOptions, OutOfReach, Runtime, Stdio};
 use punnet_spec::Status;
 use serde::Serialize;
 
@@ -34,6 +34,11 @@ pub const START: Verb = Verb {
     words: Words::Between(1, ANY),
     act: |roots, given| {
         let vouched = given.one("vouched-by");
+        // Before the first is started: the command may begin anew.
+        for name in given.texts(0)? {
+            let meta = Folders::of(roots, &name).and_then(|folders| folders.meta());
+            out_of_reach_if(meta.is_ok_and(|meta| meta.is_emulated))?;
+        }
         for_each(roots, &given, |roots, folders| {
             sign::check_container(roots, &folders.meta()?, vouched)
                 .and_then(|()| start(roots, folders).map_err(layer::with_remedy))
@@ -167,10 +172,15 @@ pub fn clear_ended(runtime: &Runtime, folders: &Folders) -> Result<(), CliError>
     }
 }
 
+/// What a container for another CPU takes: the process may be executed anew for it, if it was not before.
+pub fn out_of_reach_if(is_emulated: bool) -> Result<Option<OutOfReach>, CliError> {
+    Ok(is_emulated.then(punnet_runtime::guard_own_file).transpose()?)
+}
+
 /// Creates the container's process and lets it run, its output going to the log.
 pub fn start(roots: &Roots, folders: &Folders) -> Result<(), CliError> {
     let runtime = runtime(roots)?;
-    folders.meta()?;
+    let is_emulated = folders.meta()?.is_emulated;
     clear_ended(&runtime, folders)?;
     folders.make_run()?;
     folders.forget_exit_code()?;
@@ -186,6 +196,7 @@ pub fn start(roots: &Roots, folders: &Folders) -> Result<(), CliError> {
         stderr: Some(log.try_clone().map_err(file("cannot open", &folders.run))?),
         stdout: Some(log),
     };
+    options.own_file = out_of_reach_if(is_emulated)?;
     let id = id(folders)?;
     runtime.create(&id, &options)?;
     runtime.start(&id).inspect_err(|_| {

@@ -138,9 +138,13 @@ pub const PULL_POLICY: Flag = valued(
 /// The image that `run` and `create` are asked for, fetched as `--pull` says.
 pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image, CliError> {
     let name = given.text(0)?;
-    let store = store(roots)?;
-    let stored = store.get(name);
     let reference = name.parse::<Reference>();
+    if let (Some(wanted), Ok(reference), Err(_)) =
+        (platform_option(given)?, &reference, name.parse::<Digest>())
+    {
+        return image_for(roots, given, reference, &wanted);
+    }
+    let stored = store(roots)?.get(name);
     match given.one("pull") {
         None | Some("missing") => match (stored, reference) {
             // A digest alone does not say which registry has it.
@@ -176,8 +180,8 @@ fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, C
     take_in(roots, &source, platform, Some(reference.clone()), shape)
 }
 
-/// The image that a build begins with, fetched as `--pull` says. One that is stored for another platform under this name keeps the name.
-pub fn base_of_build(
+/// The image of a platform that a build begins with, or that is to be run, fetched as `--pull` says. One that is stored for another platform under this name keeps the name.
+pub fn image_for(
     roots: &Roots,
     given: &Given,
     reference: &Reference,

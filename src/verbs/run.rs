@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use nix::unistd::{getegid, geteuid};
 use punnet_images::bundle::{self, BindMount, DeviceNode, IdMaps, Layer, Place, RunOptions};
 use punnet_images::users::Users;
-use punnet_images::{Digest, Image};
+use punnet_images::{Digest, Image, platform};
 use punnet_runtime::{CreateOptions, ExecOptions};
 use punnet_spec::{IdMapping, Spec};
 
 use super::containers::{self, clear_ended, id, runtime};
+use super::images::platform_option;
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
 use super::{Flag, Given, Verb, Words, flag, layer, registry, sign, valued};
 use crate::container::{Folders, Meta, Owner, file, make_visible, unix_ms};
@@ -76,6 +77,11 @@ const RUN_FLAGS: &[Flag] = &[
     ),
     valued("stop-signal", "SIGNAL", "Instead of the image's"),
     registry::PULL_POLICY,
+    valued(
+        "platform",
+        "PLATFORM",
+        "The image for this platform, as linux/arm64: one for another CPU needs an emulator that the kernel knows (binfmt_misc) [this board's]",
+    ),
     valued(
         "userns",
         "auto|host",
@@ -209,6 +215,7 @@ fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<
     if !given.has("interactive") && !given.has("tty") {
         options.stdio.stdin = Some(dev_null()?);
     }
+    options.own_file = containers::out_of_reach_if(folders.meta()?.is_emulated)?;
     let code = runtime.run(&id(folders)?, &options, false)?;
     folders.write_exit_code(code.into())?;
     Ok(code)
@@ -219,11 +226,9 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
     let image = registry::image_to_run(roots, given)?;
     sign::check(roots, &image, given.text(0)?, given.one("vouched-by"))?;
     let config = image.container_config()?;
-    punnet_images::platform::check(
-        &image.config()?.platform(),
-        &punnet_images::platform::host(),
-        punnet_images::platform::host_runs_32bit_arm(),
-    )?;
+    let is_emulated = is_emulated(given, &image)?;
+    // Before anything is made: the command may begin anew.
+    containers::out_of_reach_if(is_emulated)?;
     let name = given.one("name").map_or_else(made_up_name, str::to_owned);
     let folders = Folders::of(roots, &name)?;
     let mut options = run_options(roots, given, &name, terminal)?;
@@ -272,6 +277,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
             .parsed("stop-timeout", duration_s)?
             .unwrap_or(STOP_TIMEOUT_S),
         ram_layer: matches!(options.layer, Layer::InRam(_)).then_some(owner),
+        is_emulated,
     };
     folders.claim()?;
     let filled = fill(&folders, &image, &options, &spec, owner);
@@ -286,6 +292,17 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         return Err(error);
     }
     Ok(folders)
+}
+
+/// Whether the image's programs are for another CPU, which has to be asked for.
+fn is_emulated(given: &Given, image: &Image) -> Result<bool, CliError> {
+    let built_for = image.config()?.platform();
+    let own = platform::check(&built_for, &platform::host(), platform::host_runs_32bit_arm());
+    match platform_option(given)? {
+        Some(wanted) => platform::check(&built_for, &wanted, true)?,
+        None => return Ok(own.map(|()| false)?),
+    }
+    Ok(own.is_err())
 }
 
 /// Names are unique below one data root; the cgroup tree has those of all.

@@ -10,6 +10,7 @@ mod build;
 mod counterparts;
 mod defaults;
 mod doctor;
+mod emulation;
 mod fleet;
 mod install;
 mod registry;

@@ -10,8 +10,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 use punnet_images::build::{Event, Ran, RunStep, SCRIPT_PATH, Worker};
 use punnet_images::bundle::{self, BindMount, IdMaps, Place, RunOptions};
-use punnet_images::{Error, Image, Platform, Reference, chain, platform};
-use punnet_runtime::{ContainerId, CreateOptions, Runtime};
+use punnet_images::{Error, Image, Platform, Reference, chain};
+use punnet_runtime::{ContainerId, CreateOptions, OutOfReach, Runtime};
 use punnet_spec::Spec;
 
 use super::work::Work;
@@ -54,12 +54,13 @@ pub struct Hands<'a> {
     given: &'a Given,
     work: &'a Work,
     shown: Shown,
+    own_file: Option<OutOfReach>,
     steps: u32,
 }
 
 impl Worker for Hands<'_> {
     fn image(&mut self, name: &Reference, platform: &Platform) -> punnet_images::Result<Image> {
-        let image = registry::base_of_build(self.roots, self.given, name, platform);
+        let image = registry::image_for(self.roots, self.given, name, platform);
         // What a base has is executed by steps: who may not run it may not build on it.
         let checked = image.and_then(|image| {
             sign::check(self.roots, &image, &name.to_string(), None)?;
@@ -72,7 +73,6 @@ impl Worker for Hands<'_> {
     }
 
     fn run(&mut self, step: &RunStep) -> punnet_images::Result<Ran> {
-        check_emulation(&step.platform)?;
         self.execute(step).map_err(|error| Error::Run(chain(&error)))
     }
 
@@ -110,8 +110,9 @@ impl Worker for Hands<'_> {
 
 impl<'a> Hands<'a> {
     /// No step has been done yet.
-    pub fn new(roots: &'a Roots, given: &'a Given, work: &'a Work) -> Self {
+    pub fn new(roots: &'a Roots, given: &'a Given, work: &'a Work, own_file: Option<OutOfReach>) -> Self {
         Self {
+            own_file,
             roots,
             given,
             work,
@@ -134,6 +135,7 @@ impl<'a> Hands<'a> {
         fs::create_dir(&rootfs).map_err(file("cannot create", &rootfs))?;
         let mut options = CreateOptions::new(&step.folder);
         let quiet_output = step.folder.join("output");
+        options.own_file = self.own_file;
         options.stdio.stdin = Some(open(Path::new("/dev/null"))?);
         // Standard output is for the digest alone.
         let (stdout, stderr) = if matches!(self.shown, Shown::Not) {
@@ -278,36 +280,6 @@ fn explain(error: CliError) -> CliError {
         return CliError::NoOverlay(Box::new(error));
     }
     error
-}
-
-/// Programs of another CPU are executed only when the kernel knows an emulator for them.
-fn check_emulation(wanted: &Platform) -> punnet_images::Result<()> {
-    let host = platform::host();
-    if host.fit(wanted, platform::host_runs_32bit_arm()).is_some() || has_emulator(wanted) {
-        return Ok(());
-    }
-    Err(Error::WrongPlatform(format!(
-        "RUN would execute programs for {wanted} on this {host} machine, and the kernel knows no emulator for them: install one that registers with \
-         binfmt_misc (Debian: qemu-user-static), build on a board of that kind, or copy what is built already"
-    )))
-}
-
-fn has_emulator(wanted: &Platform) -> bool {
-    let name = match wanted.architecture.as_str() {
-        "arm64" => "aarch64",
-        "amd64" => "x86_64",
-        "386" => "i386",
-        other => other,
-    };
-    let entry = Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}"));
-    // The interpreter must be open already (F): the step's root file system has none.
-    fs::read_to_string(entry).is_ok_and(|text| {
-        let fixed = |line: &str| {
-            line.strip_prefix("flags:")
-                .is_some_and(|flags| flags.contains('F'))
-        };
-        text.lines().next() == Some("enabled") && text.lines().any(fixed)
-    })
 }
 
 fn show_end(path: &Path) {
