@@ -10,7 +10,7 @@
 //!     manifest.json config.json
 //!     files                    digest, size and path of every regular file, for `verify`
 //!     layers                   for each record of `files`, which layer it came with: `verify --repair` reads only that
-//!     nodes                    kind, metadata, path and target of all else that is in it, likewise (nodes.rs)
+//!     nodes                    kind, metadata, attributes, path and target of all else that is in it, likewise (nodes.rs)
 //!     links                    names of files that are hard links of each other in the image, NUL after each
 //!     summary.json             sizes, for `images`
 //!     layout/                  only for images built here: their blobs as an OCI layout, for export

@@ -1,7 +1,8 @@
 //! What an image has beside regular files: directories, symbolic links and named pipes, as they were when it was unpacked.
 //!
 //! `nodes` in the image's folder has a record for each, parents before what is in them: kind and metadata, path, target, each with a NUL behind it.
-//! Attributes of directories are not in it.
+//! The target of a directory is `a`, and ` name:value` in hex for each of its extended attributes. Where it is empty they were not kept, because an older
+//! version stored the image.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,13 +14,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
-use nix::unistd::{mkfifoat, symlinkat};
+use nix::unistd::{geteuid, mkfifoat, symlinkat};
 
-use super::object::Metadata;
+use super::object::{Metadata, Xattrs, has_foreign_xattrs, read_xattrs};
 use super::tree;
 use super::unpack::set_link_metadata;
 use super::verify::Damage;
-use crate::tar_stream::PATH_BYTES_MAX;
+use crate::tar_stream::EXTENSION_BYTES_MAX;
 use crate::{Error, Result};
 
 /// Name of the list in an image's folder.
@@ -58,7 +59,12 @@ pub struct Node<'a> {
     pub path: &'a Path,
     /// Of a symbolic link.
     pub target: &'a OsStr,
+    /// The metadata has its attributes, too.
+    pub knows_xattrs: bool,
 }
+
+/// Bytes of one string of the list: a path, a target, or attributes in hex, of which an archive has no more in an entry.
+const STRING_BYTES_MAX: u64 = 4 * EXTENSION_BYTES_MAX;
 
 /// The list being written.
 pub struct NodeList {
@@ -77,7 +83,12 @@ impl NodeList {
     pub fn add(&mut self, node: &Node<'_>) -> Result<()> {
         let (_, letter) = Kind::ALL[node.kind as usize];
         let head = write!(self.out, "{letter} {}\0", node.metadata.to_text());
-        let strings = [node.path.as_os_str(), node.target];
+        let xattrs = xattrs_to_text(node.metadata.xattrs());
+        let target = match node.kind {
+            Kind::Directory => OsStr::new(&xattrs),
+            Kind::Symlink | Kind::Fifo => node.target,
+        };
+        let strings = [node.path.as_os_str(), target];
         head.and_then(|()| {
             strings.iter().try_for_each(|string| {
                 self.out.write_all(string.as_bytes())?;
@@ -107,7 +118,7 @@ pub fn for_each_node(folder: &Path, mut act: impl FnMut(&Node<'_>) -> Result<()>
         for string in &mut strings {
             string.clear();
             (&mut records)
-                .take(PATH_BYTES_MAX as u64 + 1)
+                .take(STRING_BYTES_MAX)
                 .read_until(0, string)
                 .map_err(Error::at("read", &list))?;
             if string == END {
@@ -124,12 +135,43 @@ fn parse([head, path, target]: &[Vec<u8>; 3]) -> Option<Node<'_>> {
         .ok()?
         .split_once(' ')?;
     let (kind, _) = Kind::ALL.into_iter().find(|(_, known)| *known == letter)?;
+    let mut metadata = Metadata::from_text(metadata)?;
+    let target = target.strip_suffix(&[0])?;
+    let knows_xattrs = kind == Kind::Directory && !target.is_empty();
+    if knows_xattrs {
+        metadata = metadata.with_xattrs(xattrs_from_text(std::str::from_utf8(target).ok()?)?);
+    }
     Some(Node {
         kind,
-        metadata: Metadata::from_text(metadata)?,
+        metadata,
         path: Path::new(OsStr::from_bytes(path.strip_suffix(&[0])?)),
-        target: OsStr::from_bytes(target.strip_suffix(&[0])?),
+        target: OsStr::from_bytes(target),
+        knows_xattrs,
     })
+}
+
+fn xattrs_to_text(xattrs: &[(Vec<u8>, Vec<u8>)]) -> String {
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let words = xattrs
+        .iter()
+        .map(|(name, value)| format!(" {}:{}", hex(name), hex(value)));
+    std::iter::once("a".to_owned()).chain(words).collect()
+}
+
+fn xattrs_from_text(text: &str) -> Option<Xattrs> {
+    let bytes = |hex: &str| -> Option<Vec<u8>> {
+        let pairs = hex.as_bytes().chunks(2);
+        pairs
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect()
+    };
+    let words = text.strip_prefix('a')?.split(' ').skip(1);
+    words
+        .map(|word| {
+            let (name, value) = word.split_once(':')?;
+            Some((bytes(name)?, bytes(value)?))
+        })
+        .collect()
 }
 
 /// What is wrong with one, if anything.
@@ -148,7 +190,23 @@ pub fn check(root: &OwnedFd, node: &Node<'_>) -> Result<Option<Damage>> {
     if node.kind == Kind::Symlink && readlinkat(&fd, "").ok().as_deref() != Some(node.target) {
         return Ok(Some(Damage::Target));
     }
-    Ok((Metadata::of_link(&found) != node.metadata).then_some(Damage::Metadata))
+    if Metadata::of_link(&found).with_xattrs(node.metadata.xattrs().to_vec()) != node.metadata {
+        return Ok(Some(Damage::Metadata));
+    }
+    if !node.knows_xattrs {
+        return Ok(None);
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+    let Ok(folder) = tree::open(root, tree::at_root(node.path), flags) else {
+        return Ok(Some(Damage::Unreadable));
+    };
+    let same = read_xattrs(folder.as_fd(), geteuid().is_root())
+        .and_then(|xattrs| Ok(xattrs == node.metadata.xattrs() && !has_foreign_xattrs(folder.as_fd())?));
+    Ok(match same {
+        Ok(true) => None,
+        Ok(false) => Some(Damage::Attributes),
+        Err(_) => Some(Damage::Unreadable),
+    })
 }
 
 /// Puts back all that is damaged of the image in this folder; how many there were. Files are not put back, but find their directories.
@@ -173,8 +231,12 @@ fn put(root: &OwnedFd, node: &Node<'_>, damage: Damage) -> Result<()> {
     let failed = |errno: Errno| Error::io("repair", node.path, errno);
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
     let is_directory = node.kind == Kind::Directory;
-    if is_directory && damage == Damage::Metadata {
+    if is_directory && matches!(damage, Damage::Metadata | Damage::Attributes) {
         let folder = tree::open(root, tree::at_root(node.path), flags).map_err(failed)?;
+        if node.knows_xattrs {
+            let removed = node.metadata.remove_others(folder.as_fd());
+            removed.map_err(Error::at("repair", node.path))?;
+        }
         return node.metadata.apply(folder.as_fd()).map_err(failed);
     }
     super::repair::keeping_times(root, node.path, |parent, name| {
@@ -195,4 +257,28 @@ fn put(root: &OwnedFd, node: &Node<'_>, damage: Damage) -> Result<()> {
         }
         .map_err(failed)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_come_back_and_an_older_list_says_nothing_of_them() {
+        let xattrs = vec![
+            (b"user.a b".to_vec(), vec![0, 255, b':']),
+            (b"user.c".to_vec(), vec![]),
+        ];
+        for xattrs in [xattrs, Vec::new()] {
+            let text = xattrs_to_text(&xattrs);
+            assert_eq!(xattrs_from_text(&text), Some(xattrs), "{text}");
+        }
+        for bad in ["b", "a 1", "a x:00", "a 00:0g"] {
+            assert_eq!(xattrs_from_text(bad), None, "{bad}");
+        }
+        for (target, knows) in [(&b"\0"[..], false), (b"a\0", true)] {
+            let strings = [b"d 755 0 0 0 0\0".to_vec(), b"folder\0".to_vec(), target.to_vec()];
+            assert_eq!(parse(&strings).unwrap().knows_xattrs, knows);
+        }
+    }
 }

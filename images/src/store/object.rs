@@ -28,8 +28,11 @@ pub struct Metadata {
     mtime_seconds: i64,
     mtime_nanoseconds: u32,
     /// In order of name.
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Xattrs,
 }
+
+/// Names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Metadata {
     /// As the archive has it, less what is not kept here (see [`super`]).
@@ -83,7 +86,7 @@ impl Metadata {
 
     /// Takes from a file the attributes that this metadata has not.
     pub fn remove_others(&self, file: BorrowedFd<'_>) -> std::io::Result<()> {
-        for (name, _) in read_xattrs(file, geteuid().is_root())? {
+        for name in xattr_names(file)?.into_iter().filter(|name| is_minded(name)) {
             if !self.xattrs.iter().any(|(ours, _)| *ours == name) {
                 punnet_sys::fremovexattr(file, &CString::new(name)?)?;
             }
@@ -103,6 +106,12 @@ impl Metadata {
             mtime_nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
             xattrs: Vec::new(),
         }
+    }
+
+    /// The same metadata with these attributes.
+    pub fn with_xattrs(mut self, xattrs: Xattrs) -> Self {
+        self.xattrs = xattrs;
+        self
     }
 
     /// `<mode, octal> <uid> <gid> <seconds> <nanoseconds>`: all but attributes.
@@ -194,8 +203,20 @@ fn is_kept(name: &[u8], root: bool) -> bool {
         || (root && name == b"security.capability")
 }
 
-/// The attributes that are kept, in order of name.
-pub fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// What changes what a file may do or what overlayfs makes of it: nobody but the store gives such to what is in it. Labels of security modules are the
+/// device's own.
+fn is_minded(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"trusted.overlay.") || name == b"security.capability"
+}
+
+/// Whether somebody has given a file attributes that the store keeps of none.
+pub fn has_foreign_xattrs(file: BorrowedFd<'_>) -> std::io::Result<bool> {
+    let root = geteuid().is_root();
+    let names = xattr_names(file)?;
+    Ok(names.iter().any(|name| is_minded(name) && !is_kept(name, root)))
+}
+
+fn xattr_names(file: BorrowedFd<'_>) -> std::io::Result<Vec<Vec<u8>>> {
     let names_bytes = match punnet_sys::flistxattr(file, &mut []) {
         // A file system without attributes has none.
         Ok(0) | Err(nix::errno::Errno::EOPNOTSUPP) => return Ok(Vec::new()),
@@ -203,16 +224,19 @@ pub fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Vec<(Vec
     };
     let mut names = vec![0; names_bytes];
     let read = punnet_sys::flistxattr(file, &mut names)?;
-    let mut xattrs = Vec::new();
-    for name in names[..read]
-        .split(|&b| b == 0)
-        .filter(|name| is_kept(name, root))
-    {
-        let c_name = CString::new(name)?;
+    let words = names[..read].split(|&b| b == 0).filter(|name| !name.is_empty());
+    Ok(words.map(<[u8]>::to_vec).collect())
+}
+
+/// The attributes that are kept, in order of name.
+pub fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Xattrs> {
+    let mut xattrs = Xattrs::new();
+    for name in xattr_names(file)?.into_iter().filter(|name| is_kept(name, root)) {
+        let c_name = CString::new(name.as_slice())?;
         let mut value = vec![0; punnet_sys::fgetxattr(file, &c_name, &mut [])?.min(XATTR_BYTES_MAX)];
         let read = punnet_sys::fgetxattr(file, &c_name, &mut value)?;
         value.truncate(read);
-        xattrs.push((name.to_vec(), value));
+        xattrs.push((name, value));
     }
     xattrs.sort();
     Ok(xattrs)

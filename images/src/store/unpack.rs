@@ -20,7 +20,7 @@ use nix::unistd::{fchownat, geteuid, linkat, mkfifoat, symlinkat};
 use sha2::Digest as _;
 
 use super::nodes::{Kind, NODES, Node, NodeList};
-use super::object::Metadata;
+use super::object::{Metadata, read_xattrs};
 use super::table::{EMPTY, Queue, Table, Value};
 use super::verify::LAYERS;
 use super::{Summary, drain, tree};
@@ -186,7 +186,9 @@ impl Unpacker {
         futimens(&folder, &time, &time).map_err(Error::at("set the time of", path))?;
         let failed = |error| Error::io("list", path, error);
         let found = tree::as_file(&folder, path)?.metadata().map_err(failed)?;
-        list.add_node(Kind::Directory, &found, path, OsStr::new(""))?;
+        let xattrs = read_xattrs(folder.as_fd(), geteuid().is_root()).map_err(failed)?;
+        let metadata = Metadata::of_link(&found).with_xattrs(xattrs);
+        list.add_node(Kind::Directory, metadata, path, OsStr::new(""))?;
         for entry in fs::read_dir(tree::at(&folder, OsStr::new("."))).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let below = path.join(entry.file_name());
@@ -195,9 +197,16 @@ impl Unpacker {
                 Some(Kind::Directory) => folders.push(&below)?,
                 Some(Kind::Symlink) => {
                     let target = fs::read_link(entry.path()).map_err(Error::at("read", &below))?;
-                    list.add_node(Kind::Symlink, &found, &below, target.as_os_str())?;
+                    list.add_node(
+                        Kind::Symlink,
+                        Metadata::of_link(&found),
+                        &below,
+                        target.as_os_str(),
+                    )?;
                 }
-                Some(Kind::Fifo) => list.add_node(Kind::Fifo, &found, &below, OsStr::new(""))?,
+                Some(Kind::Fifo) => {
+                    list.add_node(Kind::Fifo, Metadata::of_link(&found), &below, OsStr::new(""))?;
+                }
                 None => {
                     let object = self.inodes.get(found.ino())?;
                     let object = object
@@ -535,12 +544,13 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn add_node(&mut self, kind: Kind, found: &fs::Metadata, path: &Path, target: &OsStr) -> Result<()> {
+    fn add_node(&mut self, kind: Kind, metadata: Metadata, path: &Path, target: &OsStr) -> Result<()> {
         self.nodes.add(&Node {
             kind,
-            metadata: Metadata::of_link(found),
+            metadata,
             path,
             target,
+            knows_xattrs: kind == Kind::Directory,
         })
     }
 

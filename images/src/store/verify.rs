@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use sha2::Digest as _;
 
-use super::object::Metadata;
+use super::object::{self, Metadata};
 use super::{Image, nodes, tree};
 use crate::oci::Manifest;
 use crate::tar_stream::PATH_BYTES_MAX;
@@ -58,6 +58,8 @@ pub enum Damage {
     Target,
     /// Mode, owner or time of what is no regular file differ.
     Metadata,
+    /// It has extended attributes, such as capabilities, that it was not stored with, or a directory lacks some.
+    Attributes,
     /// The disk does not give it back.
     Unreadable,
 }
@@ -70,6 +72,7 @@ impl std::fmt::Display for Problem {
             Damage::Kind => write!(out, "{path}: is of another kind than it was"),
             Damage::Target => write!(out, "{path}: leads elsewhere than it did"),
             Damage::Metadata => write!(out, "{path}: mode, owner or time has changed"),
+            Damage::Attributes => write!(out, "{path}: extended attributes have changed"),
             Damage::Size { expected, actual } => {
                 write!(out, "{path}: has {actual} bytes instead of {expected}")
             }
@@ -242,6 +245,9 @@ pub fn check(file: &File, name: &Digest, expected: u64) -> io::Result<Option<Dam
             expected,
             actual: metadata.len(),
         }));
+    }
+    if object::has_foreign_xattrs(file.as_fd())? {
+        return Ok(Some(Damage::Attributes));
     }
     let mut hasher = Metadata::of_file(file)?.hasher(expected);
     let mut buffer = vec![0; 64 * 1024];

@@ -1,9 +1,11 @@
 //! verify and repair: all kinds of entries, damaged in all ways.
 
-use crate::store_input::{Made, entry, file, import};
+use crate::store_input::{Made, entry, file, import, pax};
 use crate::support::facts_below;
+use std::ffi::CStr;
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
@@ -169,6 +171,101 @@ fn a_target_a_mode_and_an_owner_that_changed_are_named_and_repaired() {
         &["d/below/file: content or metadata has changed"],
         true,
     );
+}
+
+#[test]
+fn attributes_that_were_added_changed_or_lost_are_named_and_repaired() {
+    let attribute = |name: &'static CStr, value: &'static [u8]| {
+        move |path: &Path| {
+            let file = fs::File::open(path).unwrap();
+            punnet_sys::fsetxattr(file.as_fd(), name, value).unwrap();
+        }
+    };
+    let note = attribute(c"user.note", b"x");
+    let overlay = attribute(c"user.overlay.opaque", b"y");
+    check_damage(
+        |root| note(&root.join("d/below")),
+        &["d/below: extended attributes have changed"],
+        false,
+    );
+    check_damage(
+        |root| overlay(&root.join("implied")),
+        &["implied: extended attributes have changed"],
+        false,
+    );
+    check_damage(|root| note(root), &[".: extended attributes have changed"], false);
+    // A file's own are part of its object.
+    check_damage(
+        |root| note(&root.join("d/below/file")),
+        &["d/below/file: content or metadata has changed"],
+        true,
+    );
+    check_damage(
+        |root| overlay(&root.join("d/below/file")),
+        &["d/below/file: extended attributes have changed"],
+        true,
+    );
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: file capabilities and trusted attributes take root");
+        return;
+    }
+    // CAP_NET_RAW, permitted and effective: capability.h, VFS_CAP_REVISION_2.
+    const RAW: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capable = attribute(c"security.capability", RAW);
+    check_damage(
+        |root| capable(&root.join("implied/file")),
+        &["implied/file: content or metadata has changed"],
+        true,
+    );
+    let trusted = attribute(c"trusted.overlay.opaque", b"y");
+    check_damage(
+        |root| trusted(&root.join("d")),
+        &["d: extended attributes have changed"],
+        false,
+    );
+}
+
+#[test]
+fn a_directorys_own_attributes_are_put_back() {
+    let folder = entry(b'5', "d/", "", b"");
+    let folder = pax(
+        &[("SCHILY.xattr.user.one", "1"), ("SCHILY.xattr.user.two", "2: 3")],
+        folder,
+    );
+    let mut made = Made::new(&[folder]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    let open = || fs::File::open(image.rootfs().join("d")).unwrap();
+    let value = || {
+        let mut value = [0; 16];
+        let length = punnet_sys::fgetxattr(open().as_fd(), c"user.two", &mut value).unwrap();
+        value[..length].to_vec()
+    };
+    let repaired = || {
+        let found = store.verify(&image).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let none = |_: &_| -> Result<Box<dyn Read>, punnet_images::Error> { panic!("no layer is needed") };
+        store.repair(&image, &found, &mut { none }).unwrap();
+        assert_eq!(store.verify(&image).unwrap(), []);
+        assert_eq!(value(), b"2: 3");
+    };
+    punnet_sys::fremovexattr(open().as_fd(), c"user.two").unwrap();
+    repaired();
+    punnet_sys::fsetxattr(open().as_fd(), c"user.two", b"other").unwrap();
+    repaired();
+    fs::remove_dir(image.rootfs().join("d")).unwrap();
+    let found = store.verify(&image).unwrap();
+    // The root's time, too.
+    assert_eq!(found.len(), 2, "{found:?}");
+    store
+        .repair(&image, &found, &mut |_| -> Result<
+            Box<dyn Read>,
+            punnet_images::Error,
+        > { panic!("no layer is needed") })
+        .unwrap();
+    assert_eq!(store.verify(&image).unwrap(), []);
+    assert_eq!(value(), b"2: 3");
 }
 
 #[test]
