@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use punnet_images::oci::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type, to_json};
-use punnet_images::{Digest, ImportOptions, Source, Store};
+use punnet_images::{Digest, Blobs, ImportOptions, Source, Store};
 
 /// A folder of this process, in RAM where that can be.
 fn folder() -> &'static Path {
@@ -84,7 +84,7 @@ fuzz_target!(|bytes: &[u8]| {
         platform: "linux/amd64".parse().expect("a platform"),
         reference: Some("app".parse().expect("a reference")),
         expect: None,
-        keep_blobs: false,
+        blobs: Blobs::Leave,
         progress: &mut |_| {},
     };
     if let Ok(image) = store.import(&source, &mut options) {

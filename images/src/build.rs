@@ -137,10 +137,8 @@ pub fn build(options: &BuildOptions, place: &BuildPlace, worker: &mut dyn Worker
     let (name, text) = containerfile_of(options)?;
     let file = parse(&text).map_err(|error| named(error, &name))?;
     let layout = place.layout();
-    let [blobs, layout_blobs] = [place.scratch.join("blobs"), layout.join("blobs/sha256")];
-    for folder in [&blobs, &layout_blobs] {
-        fs::create_dir_all(folder).map_err(Error::at("create", folder))?;
-    }
+    let layout_blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&layout_blobs).map_err(Error::at("create", &layout_blobs))?;
     let cache = place
         .cache
         .as_ref()
@@ -181,7 +179,7 @@ pub fn build(options: &BuildOptions, place: &BuildPlace, worker: &mut dyn Worker
         let shop = Shop {
             options,
             scratch: &place.scratch,
-            blobs: blobs.clone(),
+            blobs: &place.scratch,
             layout: &layout,
             cache: &cache,
             context: &context,
@@ -208,7 +206,7 @@ struct Shop<'a> {
     options: &'a BuildOptions,
     scratch: &'a Path,
     /// Layers, also those that no image will have.
-    blobs: PathBuf,
+    blobs: &'a Path,
     layout: &'a Path,
     cache: &'a Option<Cache>,
     context: &'a Context,

@@ -1,7 +1,7 @@
 //! A layer as it was before it was compressed.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
 
 use flate2::read::MultiGzDecoder;
 
@@ -9,16 +9,16 @@ use crate::Result;
 use crate::oci::{Compression, Descriptor};
 use crate::zstd::ZstdReader;
 
-/// What the blob of this descriptor holds, uncompressed. Memory is bounded, the length is not: that is for who reads. In a folder for work in progress zstd
-/// puts what it looks back at into a file; without one it keeps up to 9 MiB of it in memory.
+/// What the blob of this descriptor holds, uncompressed. Memory is bounded, the length is not: that is for who reads. zstd puts what it looks back at
+/// into a file that is made at `window` and loses its name at once.
 pub(crate) fn decompressed<'a>(
     blob: impl Read + 'a,
     descriptor: &Descriptor,
-    scratch: Option<&Path>,
+    window: PathBuf,
 ) -> Result<Box<dyn Read + 'a>> {
     Ok(match descriptor.compression()? {
         Compression::None => Box::new(blob),
         Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
-        Compression::Zstd => Box::new(ZstdReader::new(blob, scratch.map(|folder| folder.join("window")))),
+        Compression::Zstd => Box::new(ZstdReader::new(blob, Some(window))),
     })
 }

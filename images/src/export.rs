@@ -55,8 +55,9 @@ pub fn write_all(images: &[Saved], format: Format, to: &Path) -> Result<()> {
     write_parts(&parts(images), format, to)
 }
 
-/// Writes an archive to a stream, which whoever reads it must not take for whole before it has ended.
-pub fn write_stream(images: &[Saved], format: Format, to: Box<dyn Write>) -> Result<()> {
+/// Writes an archive to a stream, which whoever reads it must not take for whole before it has ended. `scratch` is a directory for what memory need not
+/// hold, in a file that loses its name at once.
+pub fn write_stream(images: &[Saved], format: Format, to: Box<dyn Write>, scratch: &Path) -> Result<()> {
     if format == Format::OciDir {
         return Err(Error::Unsupported {
             what: "a layout directory on a stream".into(),
@@ -65,7 +66,8 @@ pub fn write_stream(images: &[Saved], format: Format, to: Box<dyn Write>) -> Res
     }
     let path = Path::new("the output");
     let mut out = Out::Archive(Box::new(tar::Builder::new(to)), path.into());
-    write_members(&parts(images), format, &mut out)?;
+    let window = scratch.join(format!(".new-window-{}", std::process::id()));
+    write_members(&parts(images), format, &mut out, &window)?;
     let Out::Archive(archive, _) = out else {
         return Ok(());
     };
@@ -85,7 +87,8 @@ fn write_parts(images: &[Part<'_>], format: Format, to: &Path) -> Result<()> {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let (mut temporary, mut out) = Temporary::create(to.with_file_name(name), format)?;
-    write_members(images, format, &mut out)?;
+    let window = temporary.path.with_added_extension("window");
+    write_members(images, format, &mut out, &window)?;
     out.finish(&temporary.path)?;
     fs::rename(&temporary.path, to).map_err(Error::at("write", to))?;
     temporary.is_ours = false;
@@ -93,10 +96,10 @@ fn write_parts(images: &[Part<'_>], format: Format, to: &Path) -> Result<()> {
     sync(parent.unwrap_or(Path::new(".")))
 }
 
-fn write_members(images: &[Part<'_>], format: Format, out: &mut Out) -> Result<()> {
+fn write_members(images: &[Part<'_>], format: Format, out: &mut Out, window: &Path) -> Result<()> {
     match format {
         Format::OciDir | Format::OciArchive => write_layout(images, out),
-        Format::DockerArchive => write_docker(images, out),
+        Format::DockerArchive => write_docker(images, out, window),
     }
 }
 
@@ -197,7 +200,7 @@ fn expect(content: HashingReader<impl Read>, expected: Digest, what: &str) -> Re
 }
 
 /// <https://github.com/moby/docker-image-spec>: manifest.json, the configuration, and plain layers by their diff IDs.
-fn write_docker(images: &[Part<'_>], out: &mut Out) -> Result<()> {
+fn write_docker(images: &[Part<'_>], out: &mut Out, window: &Path) -> Result<()> {
     let mut written = BTreeSet::new();
     let mut list = Vec::new();
     for &(source, manifest, references) in images {
@@ -213,8 +216,9 @@ fn write_docker(images: &[Part<'_>], out: &mut Out) -> Result<()> {
             let name = format!("{}/layer.tar", diff_id.hex());
             if written.insert(name.clone()) {
                 // tar wants the size first: the layer is unpacked once to count and once to write.
-                let size = io::copy(&mut plain(source, layer)?, &mut io::sink()).map_err(Error::Stream)?;
-                let mut content = HashingReader::new(plain(source, layer)?);
+                let plain = || decompressed(source.blob_of(layer)?, layer, window.into());
+                let size = io::copy(&mut plain()?, &mut io::sink()).map_err(Error::Stream)?;
+                let mut content = HashingReader::new(plain()?);
                 out.add(&name, size, &mut content)?;
                 expect(content, *diff_id, &format!("layer {}, unpacked,", layer.digest))?;
             }
@@ -224,10 +228,6 @@ fn write_docker(images: &[Part<'_>], out: &mut Out) -> Result<()> {
         list.push(serde_json::json!({ "Config": config_name, "RepoTags": tags, "Layers": layers }));
     }
     out.add_bytes("manifest.json", &to_json(&list))
-}
-
-fn plain(source: &Source, layer: &Descriptor) -> Result<Box<dyn Read>> {
-    decompressed(source.blob_of(layer)?, layer, None)
 }
 
 /// A file or directory that we have made, and that goes with this value unless it was renamed away.

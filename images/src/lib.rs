@@ -36,5 +36,5 @@ pub use error::{Error, Result, chain};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use source::{Blob, NamedImage, Source};
-pub use store::{Image, ImportOptions, Store, remove_tree};
+pub use store::{Blobs, Image, ImportOptions, Store, remove_tree};
 pub use zstd::read_as_zstd;

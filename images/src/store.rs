@@ -69,6 +69,9 @@ const IMPORT_ATTEMPTS_MAX: u32 = 3;
 /// Beginning of the names of files that are being written; no reference begins so.
 const TEMPORARY: &str = ".new-";
 
+/// Name that what zstd looks back at has in staging, for a moment.
+const WINDOW: &str = "window";
+
 /// Name of the list of hard links in an image's folder.
 const LINKS: &str = "links";
 
@@ -113,10 +116,22 @@ pub struct ImportOptions<'a> {
     pub reference: Option<Reference>,
     /// The manifest's digest that it must have.
     pub expect: Option<Digest>,
-    /// Keep the blobs, for export with the same digests. The source's files get one more name where that can be: nobody may write to them any more.
-    pub keep_blobs: bool,
+    /// What becomes of the blobs.
+    pub blobs: Blobs,
     /// Told how far it is, at most once a layer and 128 KiB.
     pub progress: &'a mut dyn FnMut(Progress),
+}
+
+/// What becomes of an image's blobs when it has been unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blobs {
+    /// The store has its files only.
+    Leave,
+    /// They are kept, for export with the same digests. The source's files get one more name where that can be: nobody may write to them any more.
+    Keep,
+    /// They are kept, and a source that is a layout of this image alone, on the store's file system, is moved into the store: nobody else has it, and it is not
+    /// there any more.
+    Take,
 }
 
 /// How far an import is.
@@ -225,19 +240,21 @@ impl Store {
                 actual: descriptor.digest,
             });
         }
+        // First, while the source is there for certain.
+        let evidence = source.evidence(
+            options.name,
+            &options.platform,
+            &descriptor.digest,
+            self.asks_for_signatures,
+        )?;
         let _lock = self.lock_to_add()?;
         for _ in 0..IMPORT_ATTEMPTS_MAX {
+            let mut prepared = None;
             if !self.folder(&descriptor.digest).is_dir() {
-                self.unpack(source, &descriptor, options)?;
+                prepared = self.unpack(source, &descriptor, options)?;
             }
-            let evidence = source.evidence(
-                options.name,
-                &options.platform,
-                &descriptor.digest,
-                self.asks_for_signatures,
-            )?;
             self.add_evidence(&descriptor.digest, &evidence)?;
-            match self.name(&descriptor.digest, options.reference.as_ref()) {
+            match self.name(&descriptor.digest, options.reference.as_ref(), prepared) {
                 // Somebody removed it just now.
                 Err(Error::NotFound { .. }) => {}
                 other => return other,
@@ -246,13 +263,13 @@ impl Store {
         Err(self.not_found(&descriptor.digest.to_string()))
     }
 
-    /// Unpacks into staging, makes it durable, and only then gives it its place.
+    /// Unpacks into staging, makes it durable, and only then gives it its place. The file of its name is on the disk by then, too, and waits for its own.
     fn unpack(
         &self,
         source: &Source,
         descriptor: &Descriptor,
         options: &mut ImportOptions<'_>,
-    ) -> Result<()> {
+    ) -> Result<Option<PreparedName>> {
         let manifest_json = source.document(descriptor)?;
         let (manifest, config) = source.read_manifest(descriptor)?;
         self.check_space(&manifest)?;
@@ -286,10 +303,16 @@ impl Store {
         write("manifest.json", &manifest_json)?;
         write("config.json", &source.document(&manifest.config)?)?;
         write("summary.json", &to_json(&summary))?;
-        if options.keep_blobs {
-            keep_blobs(source, descriptor, &manifest, &staging.path().join("layout"))?;
+        let layout = staging.path().join("layout");
+        let is_taken = options.blobs == Blobs::Take && take_blobs(source, descriptor, &layout)?;
+        if options.blobs != Blobs::Leave && !is_taken {
+            keep_blobs(source, descriptor, &manifest, &layout)?;
         }
-        self.publish(staging, &descriptor.digest)
+        let name = options.reference.as_ref();
+        let name = name.map(|name| self.prepare_reference(name, &descriptor.digest));
+        let name = name.transpose()?;
+        self.publish(staging, &descriptor.digest)?;
+        Ok(name)
     }
 
     /// The order is the point: data, then name.
@@ -363,16 +386,34 @@ impl Store {
     /// Gives an image one more name, which another image may lose by that.
     pub fn tag(&self, image: &Image, reference: &Reference) -> Result<()> {
         let _lock = self.lock_to_add()?;
-        self.name(&image.manifest, Some(reference)).map(drop)
+        self.name(&image.manifest, Some(reference), None).map(drop)
     }
 
     /// Gives an image that is there a name; one that is being removed does not get one any more.
-    fn name(&self, manifest: &Digest, reference: Option<&Reference>) -> Result<Image> {
+    fn name(
+        &self,
+        manifest: &Digest,
+        reference: Option<&Reference>,
+        prepared: Option<PreparedName>,
+    ) -> Result<Image> {
         let _names = self.lock_names()?;
         if let Some(reference) = reference.filter(|_| self.folder(manifest).is_dir()) {
-            self.write_reference(reference, manifest)?;
+            match prepared {
+                Some(prepared) => prepared.publish(&self.reference_path(reference))?,
+                None => self.write_reference(reference, manifest)?,
+            }
         }
         self.load(manifest)
+    }
+
+    /// Writes the file of a name, which is not synced.
+    fn prepare_reference(&self, reference: &Reference, digest: &Digest) -> Result<PreparedName> {
+        let temporary = temporary_beside(&self.reference_path(reference));
+        let prepared = PreparedName {
+            temporary: Some(temporary.clone()),
+        };
+        fs::write(&temporary, text_of_reference(digest)).map_err(Error::at("write", &temporary))?;
+        Ok(prepared)
     }
 
     /// Whoever changes names does it alone: what has only this name and what is removed with it are one decision.
@@ -587,7 +628,10 @@ impl Store {
     }
 
     fn write_reference(&self, reference: &Reference, digest: &Digest) -> Result<()> {
-        write_durably(&self.reference_path(reference), format!("{digest}\n").as_bytes())
+        write_durably(
+            &self.reference_path(reference),
+            text_of_reference(digest).as_bytes(),
+        )
     }
 
     /// What does not even fit as transferred is refused before it is read. Layers that another image has count nothing: their files are here.
@@ -690,12 +734,53 @@ impl Image {
     }
 }
 
+fn text_of_reference(digest: &Digest) -> String {
+    format!("{digest}\n")
+}
+
+/// The file of a reference, whole and under another name.
+struct PreparedName {
+    temporary: Option<PathBuf>,
+}
+
+impl PreparedName {
+    /// Gives it its name, durably. What is in it must be on the disk.
+    fn publish(mut self, place: &Path) -> Result<()> {
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, place).map_err(Error::at("write", place))?;
+        }
+        self.temporary = None;
+        sync_folder(place.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+impl Drop for PreparedName {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // What cannot be removed now, `prune` removes.
+            drop(fs::remove_file(temporary));
+        }
+    }
+}
+
 /// The reference that a file of `refs` is for.
 fn reference_of(file_name: &str) -> Option<Reference> {
     file_name.replace('+', "/").parse().ok()
 }
 
 /// Takes an image's blobs, which have been checked before, into a layout of their own.
+/// Moves the source's layout, when it is of this image alone; whether it was.
+fn take_blobs(source: &Source, descriptor: &Descriptor, layout: &Path) -> Result<bool> {
+    let is_alone = matches!(source.index().manifests.as_slice(), [one] if one.digest == descriptor.digest);
+    if !is_alone || !source.path().is_dir() {
+        return Ok(false);
+    }
+    match fs::rename(source.path(), layout) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(false),
+        other => other.map(|()| true).map_err(Error::at("move", source.path())),
+    }
+}
+
 fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, layout: &Path) -> Result<()> {
     let folder = layout.join("blobs/sha256");
     fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;
@@ -751,7 +836,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 /// A temporary file under a name no reference has, synced, renamed, and the folder synced: whole or not there.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let temporary = folder.join(format!("{TEMPORARY}{}", std::process::id()));
+    let temporary = temporary_beside(path);
     let mut file = File::create(&temporary).map_err(Error::at("create", &temporary))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     let written = written
@@ -762,6 +847,10 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         drop(fs::remove_file(&temporary));
     }
     written.and_then(|()| sync_folder(folder))
+}
+
+fn temporary_beside(path: &Path) -> PathBuf {
+    path.with_file_name(format!("{TEMPORARY}{}", std::process::id()))
 }
 
 fn sync_folder(path: &Path) -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use punnet_images::export::{self, Format, Saved};
 use punnet_images::signature;
-use punnet_images::{Digest, Image, ImportOptions, Reference, Source, platform};
+use punnet_images::{Blobs, Digest, Image, ImportOptions, Reference, Source, platform};
 
 use super::images::{format_of, platform_option, print_json, rows, store};
 use super::progress::{Shape, Shown};
@@ -97,7 +97,10 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
                 None => own_name(),
             },
             expect: given.one("expect").map(str::parse::<Digest>).transpose()?,
-            keep_blobs: given.has("keep-blobs"),
+            blobs: match given.has("keep-blobs") {
+                true => Blobs::Keep,
+                false => Blobs::Leave,
+            },
             progress: &mut progress,
         };
         let image = store.import(&source, &mut options)?;
@@ -202,7 +205,7 @@ fn save(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     }
     let format = format_of(&given, output)?;
     if output == STREAM {
-        export::write_stream(&images, format, Box::new(std::io::stdout()))?;
+        export::write_stream(&images, format, Box::new(std::io::stdout()), &spool(roots)?)?;
     } else {
         export::write_all(&images, format, Path::new(output))?;
     }

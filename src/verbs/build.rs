@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use punnet_images::build::{self, BuildOptions, BuildPlace, Built};
 use punnet_images::export::{self, Format};
-use punnet_images::{Error, ImportOptions, Platform, Reference, Source, Store, platform};
+use punnet_images::{Blobs, Error, ImportOptions, Platform, Reference, Source, Store, platform};
 
 use super::{Given, JSON, Verb, Words, containers, flag, images, registry, valued};
 use crate::error::CliError;
@@ -214,7 +214,7 @@ fn keep(store: &Store, source: &Source, built: &Built, options: &BuildOptions) -
         platform: wanted.clone(),
         reference: options.reference.clone(),
         expect: (built.manifests.len() == 1).then_some(built.image.digest),
-        keep_blobs: true,
+        blobs: Blobs::Take,
         progress: &mut |_| {},
     };
     match store.import(source, &mut import) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use punnet_images::oci::Descriptor;
 use punnet_images::registry::{self, DOCKER_HUB, Keyring, Options, Proxies, Sent, Settings, Top};
-use punnet_images::{Digest, Error, Image, ImportOptions, Platform, Reference, Source, platform};
+use punnet_images::{Blobs, Digest, Error, Image, ImportOptions, Platform, Reference, Source, platform};
 
 use super::images::{platform_option, print_json, rows, store};
 use super::options::size_bytes;
@@ -272,7 +272,7 @@ fn take_in(
         platform,
         reference,
         expect: None,
-        keep_blobs: false,
+        blobs: Blobs::Leave,
         progress: &mut progress,
     };
     let image = store.import(source, &mut import);

@@ -1,4 +1,5 @@
-//! A stored tree as one layer: a tar that is made while it is read, so that it takes neither memory nor disk.
+//! A stored tree as one layer: a tar that is made while it is read. Memory is bounded: of a long directory the next names in order are kept, and it is
+//! read again for those that follow; what must be known of very many hard links goes on in files without a name (table.rs).
 //!
 //! Its bytes depend on nothing but the tree: directories before what is in them, names in order of their bytes, times, owners, modes and attributes
 //! as they are stored. Files are hard links of each other where the image said so ([`super::unpack`] keeps a list), not where the store shares them.
@@ -6,10 +7,10 @@
 //!
 //! Device nodes are not in the store (see [`super`]), so they are not here either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -19,22 +20,26 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid};
 
 use super::object::Metadata;
+use super::table::{EMPTY, Spool, Table};
 use super::{LINKS, tree};
-use crate::tar_stream::BLOCK;
+use crate::tar_stream::{BLOCK, PATH_BYTES_MAX};
 use crate::{Error, Result};
 
 /// Bytes of a ustar header's name and of its link name.
 const USTAR_NAME_BYTES: usize = 100;
 
+/// Names of all directories that are being gone through, at once: some 4 MB when all are as long as names can be. 10^6 files in one directory are read in 123 turns.
+const NAMES_MAX: usize = 16 * 1024;
+
+/// Names of one directory, however many are kept of those above it.
+const NAMES_MIN: usize = 16;
+
 /// The archive of one tree, from its beginning.
 #[derive(Debug)]
 pub struct TreeArchive {
     root: OwnedFd,
-    /// Directories that are being gone through: path, and the names still to come, the next one last.
-    open: Vec<(PathBuf, Vec<OsString>)>,
-    /// Inodes of files that the image has under several names, and the first name each was written under.
-    linked: BTreeSet<u64>,
-    written: BTreeMap<u64, PathBuf>,
+    open: Vec<Open>,
+    links: Links,
     /// Headers and padding on their way out, and how far they are.
     bytes: Vec<u8>,
     position: usize,
@@ -43,16 +48,25 @@ pub struct TreeArchive {
     ended: bool,
 }
 
+/// A directory that is being gone through.
+#[derive(Debug)]
+struct Open {
+    path: PathBuf,
+    /// Names still to come, the next one last.
+    names: Vec<OsString>,
+    /// There are more behind them.
+    is_cut: bool,
+}
+
 impl TreeArchive {
     /// Of the image in this folder of the store.
     pub fn open(folder: &Path) -> Result<Self> {
         let root = tree::open_folder(&folder.join("rootfs"))?;
-        let linked = linked_inodes(&root, &folder.join(LINKS))?;
+        let links = Links::read(&root, folder)?;
         let mut archive = Self {
             root,
             open: Vec::new(),
-            linked,
-            written: BTreeMap::new(),
+            links,
             bytes: Vec::new(),
             position: 0,
             content: None,
@@ -64,12 +78,18 @@ impl TreeArchive {
 
     /// Puts the next entry's header into `bytes`; its content follows when it has one.
     fn next_entry(&mut self) -> Result<()> {
-        while let Some((folder, names)) = self.open.last_mut() {
-            let Some(name) = names.pop() else {
+        while let Some(folder) = self.open.last_mut() {
+            let Some(name) = folder.names.pop() else {
                 self.open.pop();
                 continue;
             };
-            let path = folder.join(&name);
+            let path = folder.path.join(&name);
+            if folder.names.is_empty() && folder.is_cut {
+                let folder = folder.path.clone();
+                let more = self.names_behind(&folder, Some(&name))?;
+                self.open.pop();
+                self.open.push(more);
+            }
             return self.add(path);
         }
         self.ended = true;
@@ -107,17 +127,47 @@ impl TreeArchive {
         let folder = self.open_at(tree::at_root(&path), OFlag::O_DIRECTORY)?;
         let metadata =
             Metadata::of_file(&tree::as_file(&folder, &path)?).map_err(Error::at("look at", &path))?;
-        let mut names: Vec<OsString> = super::entries(&tree::at(&folder, OsStr::new(".")))?
-            .iter()
-            .filter_map(|entry| entry.file_name().map(OsStr::to_owned))
-            .collect();
-        names.reverse();
+        let names = self.names_behind(&path, None)?;
         // A slash says that it is a directory to those who read old archives; the root is `./`.
         let mut shown = tree::at_root(&path).as_os_str().to_owned();
         shown.push("/");
         self.header(b'5', Path::new(&shown), OsStr::new(""), &metadata, 0);
-        self.open.push((path, names));
+        self.open.push(names);
         Ok(())
+    }
+
+    /// The next names of a directory in order, behind this one: as many as there is room for.
+    fn names_behind(&self, path: &Path, last: Option<&OsStr>) -> Result<Open> {
+        let held: usize = self.open.iter().map(|folder| folder.names.len()).sum();
+        // Half of what is left is for the directories in this one.
+        let room = (NAMES_MAX.saturating_sub(held) / 2).max(NAMES_MIN);
+        let folder = self.open_at(tree::at_root(path), OFlag::O_DIRECTORY)?;
+        let failed = |error| Error::io("list", path, error);
+        let mut next = BinaryHeap::new();
+        let mut is_cut = false;
+        for entry in fs::read_dir(tree::at(&folder, OsStr::new("."))).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if last.is_some_and(|last| name.as_os_str() <= last) {
+                continue;
+            }
+            if next.len() < room {
+                next.push(name);
+                continue;
+            }
+            is_cut = true;
+            if let Some(mut highest) = next.peek_mut()
+                && *highest > name
+            {
+                *highest = name;
+            }
+        }
+        let mut names = next.into_sorted_vec();
+        names.reverse();
+        Ok(Open {
+            path: path.into(),
+            names,
+            is_cut,
+        })
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<()> {
@@ -125,12 +175,9 @@ impl TreeArchive {
         let file = File::from(fd);
         let metadata = Metadata::of_file(&file).map_err(Error::at("look at", &path))?;
         let found = file.metadata().map_err(Error::at("look at", &path))?;
-        if self.linked.contains(&found.ino()) {
-            if let Some(first) = self.written.get(&found.ino()).cloned() {
-                self.header(b'1', &path, first.as_os_str(), &metadata, 0);
-                return Ok(());
-            }
-            self.written.insert(found.ino(), path.clone());
+        if let Some(first) = self.links.first(found.ino(), &path)? {
+            self.header(b'1', &path, first.as_os_str(), &metadata, 0);
+            return Ok(());
         }
         self.header(b'0', &path, OsStr::new(""), &metadata, found.len());
         self.content = Some((file, path, found.len()));
@@ -203,27 +250,65 @@ impl Read for TreeArchive {
     }
 }
 
-/// The files that hard links were made to or from.
-fn linked_inodes(root: &OwnedFd, list: &Path) -> Result<BTreeSet<u64>> {
-    let names = match fs::read(list) {
-        // No hard links.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        other => other.map_err(Error::at("read", list))?,
-    };
-    let mut inodes = BTreeSet::new();
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        // A later entry may have taken the name away again.
-        let Ok(fd) = tree::open(
-            root,
-            Path::new(OsStr::from_bytes(name)),
-            OFlag::O_PATH | OFlag::O_NOFOLLOW,
-        ) else {
-            continue;
+/// The files that the image has under several names.
+#[derive(Debug)]
+struct Links {
+    /// By inode, where the first name it was written under is in `names`, and one more; 0 before.
+    inodes: Table,
+    names: Spool,
+}
+
+impl Links {
+    /// The files that hard links were made to or from.
+    fn read(root: &OwnedFd, folder: &Path) -> Result<Self> {
+        let temporary = |name: &str| folder.join(format!(".{name}-{}", std::process::id()));
+        let mut links = Self {
+            inodes: Table::new(temporary("inodes"), 8),
+            names: Spool::new(temporary("names")),
         };
-        let file = File::from(fd);
-        inodes.insert(file.metadata().map_err(Error::at("look at", list))?.ino());
+        let path = folder.join(LINKS);
+        let mut list = match File::open(&path) {
+            // No hard links.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(links),
+            other => BufReader::new(other.map_err(Error::at("open", &path))?),
+        };
+        let mut name = Vec::new();
+        loop {
+            name.clear();
+            let read = (&mut list)
+                .take(PATH_BYTES_MAX as u64 + 1)
+                .read_until(0, &mut name);
+            if read.map_err(Error::at("read", &path))? == 0 {
+                return Ok(links);
+            }
+            let name = Path::new(OsStr::from_bytes(name.strip_suffix(&[0]).unwrap_or(&name)));
+            // A later entry may have taken the name away again.
+            let Ok(fd) = tree::open(root, name, OFlag::O_PATH | OFlag::O_NOFOLLOW) else {
+                continue;
+            };
+            let inode = File::from(fd)
+                .metadata()
+                .map_err(Error::at("look at", &path))?
+                .ino();
+            links.inodes.put(inode, EMPTY)?;
+        }
     }
-    Ok(inodes)
+
+    /// The name that a file of several has been written under; `None` when this is the first, or the only one.
+    fn first(&mut self, inode: u64, path: &Path) -> Result<Option<PathBuf>> {
+        let Some(value) = self.inodes.get(inode)? else {
+            return Ok(None);
+        };
+        let mut place = [0; 8];
+        place.copy_from_slice(&value[..8]);
+        if let Some(at) = u64::from_le_bytes(place).checked_sub(1) {
+            return self.names.get(at).map(Some);
+        }
+        let mut value = EMPTY;
+        value[..8].copy_from_slice(&(self.names.put(path)? + 1).to_le_bytes());
+        self.inodes.put(inode, value)?;
+        Ok(None)
+    }
 }
 
 /// A header block; what does not fit stands in the extended header before it.

@@ -23,7 +23,7 @@ use super::object::Metadata;
 use super::staging::Staging;
 use super::unpack::COPY_BYTES;
 use super::verify::{self, Problem};
-use super::{Image, Store, nodes, tree};
+use super::{Image, Store, WINDOW, nodes, tree};
 use crate::decompress::decompressed;
 use crate::oci::{DOCUMENT_BYTES_MAX, Descriptor};
 use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
@@ -96,7 +96,7 @@ impl Store {
             };
             let found = self.find(
                 number,
-                &mut *decompressed(blob, layer, Some(staging.path()))?,
+                &mut *decompressed(blob, layer, staging.path().join(WINDOW))?,
                 &mut wanted,
                 &staging,
             );

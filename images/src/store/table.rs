@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ pub type Value = [u8; VALUE_BYTES];
 pub const EMPTY: Value = [0; VALUE_BYTES];
 
 /// From numbers to values.
+#[derive(Debug)]
 pub struct Table {
     /// Where the file is made; it loses its name at once.
     path: PathBuf,
@@ -92,6 +93,7 @@ impl Table {
 }
 
 /// A hash table in a file: open addressing, one page of it in memory. An empty place is zero, and so is no key.
+#[derive(Debug)]
 struct Slots {
     file: File,
     slot_bytes: usize,
@@ -225,6 +227,73 @@ impl Queue {
     }
 }
 
+/// Bytes of paths kept in memory.
+const SPOOL_BYTES_MAX: usize = 256 * 1024;
+
+/// Paths that are asked for again, by where they were put.
+#[derive(Debug)]
+pub struct Spool {
+    /// Where the file is made; it loses its name at once.
+    path: PathBuf,
+    /// What is not in the file yet.
+    memory: Vec<u8>,
+    file: Option<File>,
+    file_bytes: u64,
+}
+
+impl Spool {
+    /// An empty one.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            memory: Vec::new(),
+            file: None,
+            file_bytes: 0,
+        }
+    }
+
+    /// Keeps a path; where.
+    pub fn put(&mut self, path: &Path) -> Result<u64> {
+        let at = self.file_bytes + self.memory.len() as u64;
+        let bytes = path.as_os_str().as_bytes();
+        self.memory.extend((bytes.len() as u32).to_le_bytes());
+        self.memory.extend(bytes);
+        if self.memory.len() > SPOOL_BYTES_MAX {
+            self.spill().map_err(Error::at("write", &self.path))?;
+        }
+        Ok(at)
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(nameless(&self.path)?),
+        };
+        file.write_all_at(&self.memory, self.file_bytes)?;
+        self.file_bytes += self.memory.len() as u64;
+        self.memory.clear();
+        Ok(())
+    }
+
+    /// The path that was put there.
+    pub fn get(&self, at: u64) -> Result<PathBuf> {
+        let read = |at: u64, bytes: &mut [u8]| match (&self.file, at.checked_sub(self.file_bytes)) {
+            (_, Some(at)) => (&self.memory[at as usize..]).read_exact(bytes),
+            (Some(file), None) => file.read_exact_at(bytes, at),
+            (None, None) => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        let mut length = [0; 4];
+        let mut bytes = Vec::new();
+        read(at, &mut length)
+            .and_then(|()| {
+                bytes.resize(u32::from_le_bytes(length) as usize, 0);
+                read(at + 4, &mut bytes)
+            })
+            .map_err(Error::at("read", &self.path))?;
+        Ok(std::ffi::OsString::from_vec(bytes).into())
+    }
+}
+
 /// A file that is gone with its last descriptor.
 pub fn nameless(path: &Path) -> io::Result<File> {
     let mut options = File::options();
@@ -266,6 +335,21 @@ mod tests {
             }
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_spool_gives_back_what_was_put_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(folder.path().join("spool"));
+        let path = |number: usize| PathBuf::from(format!("{number}-{}", "n".repeat(number % 300)));
+        let places: Vec<u64> = (0..5000)
+            .map(|number| spool.put(&path(number)).unwrap())
+            .collect();
+        assert!(spool.file_bytes > 0 && !spool.memory.is_empty());
+        for (number, at) in places.iter().enumerate().rev() {
+            assert_eq!(spool.get(*at).unwrap(), path(number));
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::nodes::{Kind, NODES, Node, NodeList};
 use super::object::{Metadata, read_xattrs};
 use super::table::{EMPTY, Queue, Table, Value};
 use super::verify::LAYERS;
-use super::{Summary, drain, tree};
+use super::{Summary, WINDOW, drain, tree};
 use crate::decompress::decompressed;
 use crate::oci::Descriptor;
 use crate::source::Blob;
@@ -109,7 +109,8 @@ impl Unpacker {
             told: 0,
             progress,
         });
-        let mut unpacked = HashingReader::new(decompressed(&mut blob, descriptor, Some(&self.staging))?);
+        let mut unpacked =
+            HashingReader::new(decompressed(&mut blob, descriptor, self.staging.join(WINDOW))?);
         let applied = self.apply(TarStream::new(Sequential(&mut unpacked)));
         // Damage upsets the archive first; that the layer is damaged is what its reader must know.
         let drained = drain(&mut unpacked, TRAILER_BYTES_MAX).map_err(Error::Stream);

@@ -3,7 +3,7 @@
 
 use crate::support::{Bench, bytes_below, chain};
 use nix::sys::stat::Mode;
-use punnet_images::{ImportOptions, Store};
+use punnet_images::{Blobs, ImportOptions, Store};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -306,7 +306,7 @@ fn a_built_image_lands_in_the_store_as_it_was_copied() {
         platform: "linux/amd64".parse().unwrap(),
         reference: Some("hello".parse().unwrap()),
         expect: Some(image.descriptor.digest),
-        keep_blobs: true,
+        blobs: Blobs::Keep,
         progress: &mut |_| {},
     };
     let stored = store.import(&image.source, &mut options).unwrap();

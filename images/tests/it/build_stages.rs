@@ -6,7 +6,7 @@ use std::path::Path;
 
 use punnet_images::build::BuildOptions;
 use punnet_images::oci::Index;
-use punnet_images::{ImportOptions, Platform, Source, Store, export, platform};
+use punnet_images::{Blobs, ImportOptions, Platform, Source, Store, export, platform};
 
 use crate::support::{Bench, BuiltImage, bytes_below, chain, tool};
 
@@ -19,17 +19,38 @@ fn targeting(bench: &Bench, target: &str) -> BuildOptions {
 }
 
 /// Puts a built image into the bench's store under a name, with its blobs or without.
-fn store(bench: &Bench, image: &BuiltImage, name: &str, keep_blobs: bool) -> punnet_images::Image {
+fn store(bench: &Bench, image: &BuiltImage, name: &str, blobs: Blobs) -> punnet_images::Image {
     let store = Store::open(bench.path("store")).unwrap();
     let mut options = ImportOptions {
         name: None,
         platform: "linux/amd64".parse().unwrap(),
         reference: Some(name.parse().unwrap()),
         expect: None,
-        keep_blobs,
+        blobs,
         progress: &mut |_| {},
     };
     store.import(&image.source, &mut options).unwrap()
+}
+
+#[test]
+fn a_layout_that_nobody_else_needs_becomes_the_stores() {
+    let bench = Bench::new(&[("file", "content")]);
+    let image = bench.build("COPY file /\n").unwrap();
+    let layout = image.source.path().to_owned();
+    let kept = store(&bench, &image, "kept", Blobs::Keep);
+    assert!(layout.is_dir());
+    let blobs_of = |image: &punnet_images::Image| {
+        let (source, manifest) = image.source().unwrap();
+        let (document, _) = source.read_manifest(&manifest).unwrap();
+        (manifest.digest, document.layers)
+    };
+    let before = blobs_of(&kept);
+    let store_of_bench = Store::open(bench.path("store")).unwrap();
+    store_of_bench.remove("kept").unwrap();
+    let taken = store(&bench, &image, "taken", Blobs::Take);
+    assert!(!layout.exists(), "it was copied");
+    assert_eq!(blobs_of(&taken), before);
+    assert_eq!(store_of_bench.verify(&taken).unwrap(), []);
 }
 
 #[test]
@@ -79,7 +100,7 @@ fn a_base_whose_blobs_are_here_keeps_its_layers() {
     let base = bench
         .build("COPY a /etc/a\nENV FROM_BASE=1\nHEALTHCHECK --interval=5s CMD check\nSHELL [\"/sh\", \"-x\"]\nUSER 5\n")
         .unwrap();
-    let stored = store(&bench, &base, "base", true);
+    let stored = store(&bench, &base, "base", Blobs::Keep);
     let text = "ARG BASE=base\nFROM $BASE\nENV NEW=$FROM_BASE\nCOPY b /etc/\nCMD run it\n";
     let image = bench.build_file(text, &bench.options()).unwrap();
     assert_eq!(image.manifest.layers[0], base.manifest.layers[0]);
@@ -108,13 +129,13 @@ fn a_base_of_which_only_the_tree_is_here_becomes_one_layer_that_unpacks_to_it() 
     let base = bench
         .build("COPY --chmod=640 one /d/\nCOPY two /d/\nENV A=1\n")
         .unwrap();
-    let stored = store(&bench, &base, "base", false);
+    let stored = store(&bench, &base, "base", Blobs::Leave);
     let text = "FROM base\nCOPY c /d/\n";
     let image = bench.build_file(text, &bench.options()).unwrap();
     assert_eq!(image.manifest.layers.len(), 2);
     let again = bench.build_file(text, &bench.options()).unwrap();
     assert_eq!(bytes_below(&image.layout), bytes_below(&again.layout));
-    let built = store(&bench, &image, "built", false);
+    let built = store(&bench, &image, "built", Blobs::Leave);
     for name in ["d/a", "d/b"] {
         let [before, after] = [&stored, &built].map(|image| image.rootfs().join(name));
         assert_eq!(fs::read(&before).unwrap(), fs::read(&after).unwrap());
@@ -133,7 +154,7 @@ fn names_of_the_base_are_known_to_chown() {
         ("a", ""),
     ]);
     let base = bench.build("COPY etc /etc\n").unwrap();
-    store(&bench, &base, "base", true);
+    store(&bench, &base, "base", Blobs::Keep);
     let lines = "COPY --chown=app a /x/a\nCOPY --chown=app:dialout a /y\nCOPY --chown=3:dialout a /z\nUSER app\nWORKDIR /home/new\n";
     let text = format!("FROM base\n{lines}");
     let paths = bench.build_file(&text, &bench.options()).unwrap().paths();
@@ -165,7 +186,7 @@ fn images_are_copied_from_and_their_links_stay_inside() {
     symlink("usr/lib", bench.context().join("lib")).unwrap();
     symlink("../../../../../../etc", bench.context().join("up")).unwrap();
     let base = bench.build("COPY . /\nCOPY usr/lib/one /etc/inside\n").unwrap();
-    store(&bench, &base, "tools:1", false);
+    store(&bench, &base, "tools:1", Blobs::Leave);
     let image = bench
         .build("COPY --from=tools:1 /lib/one /\nCOPY --from=tools:1 /up/ /e/\n")
         .unwrap();
@@ -186,7 +207,7 @@ fn a_base_for_another_platform_or_with_onbuild_is_refused() {
         ..bench.options()
     };
     let base = bench.build("COPY a /\n").unwrap();
-    store(&bench, &base, "base", true);
+    store(&bench, &base, "base", Blobs::Keep);
     let error = bench.build_file("FROM base\n", &options).map(drop).unwrap_err();
     let text = chain(&error);
     assert!(

@@ -3,7 +3,7 @@
 
 use crate::support::{Bench, BuiltImage, Mounted, bytes_below, chain, noise, tool};
 use punnet_images::export::{self, Format};
-use punnet_images::{Error, Image, ImportOptions, Platform, Reference, Source, Store};
+use punnet_images::{Blobs, Error, Image, ImportOptions, Platform, Reference, Source, Store};
 use std::fs;
 use std::path::Path;
 
@@ -37,13 +37,13 @@ fn reference() -> Reference {
     "example.org/team/hello:1.0".parse().unwrap()
 }
 
-fn import(store: &Store, source: &Source, keep_blobs: bool) -> Image {
+fn import(store: &Store, source: &Source, blobs: Blobs) -> Image {
     let mut options = ImportOptions {
         name: None,
         platform: platform(),
         reference: Some(reference()),
         expect: None,
-        keep_blobs,
+        blobs,
         progress: &mut |_| {},
     };
     store.import(source, &mut options).unwrap()
@@ -96,7 +96,7 @@ fn an_image_passes_through_the_store_byte_for_byte() {
     let image = sample(&bench);
     let direct = write(&bench, &image, Format::OciArchive, "direct");
     let store = Store::open(bench.path("store")).unwrap();
-    let stored = import(&store, &image.source, true);
+    let stored = import(&store, &image.source, Blobs::Keep);
     let kept = Source::open(stored.layout().unwrap()).unwrap();
     let entry = kept.index().manifests[0].clone();
     let to = bench.path("through");
@@ -113,8 +113,12 @@ fn a_docker_archive_unpacks_to_the_same_tree() {
         source.images()[0].name.as_deref(),
         Some("example.org/team/hello:1.0")
     );
-    let direct = import(&Store::open(bench.path("store1")).unwrap(), &image.source, false);
-    let through = import(&Store::open(bench.path("store2")).unwrap(), &source, false);
+    let direct = import(
+        &Store::open(bench.path("store1")).unwrap(),
+        &image.source,
+        Blobs::Leave,
+    );
+    let through = import(&Store::open(bench.path("store2")).unwrap(), &source, Blobs::Leave);
     assert_eq!(bytes_below(&direct.rootfs()), bytes_below(&through.rootfs()));
     assert_eq!(through.config().unwrap(), image.config);
 }
@@ -241,7 +245,7 @@ fn umoci_unpacks_what_we_write() {
         return;
     }
     let store = Store::open(bench.path("store")).unwrap();
-    let stored = import(&store, &image.source, false);
+    let stored = import(&store, &image.source, Blobs::Leave);
     assert_eq!(bytes_below(&bundle.join("rootfs")), bytes_below(&stored.rootfs()));
     let config: serde_json::Value =
         serde_json::from_slice(&fs::read(bundle.join("config.json")).unwrap()).unwrap();
@@ -256,8 +260,14 @@ fn what_skopeo_writes_is_read() {
         "oci:{}:1.0",
         write(&bench, &image, Format::OciDir, "dir").display()
     );
-    let want =
-        bytes_below(&import(&Store::open(bench.path("store")).unwrap(), &image.source, false).rootfs());
+    let want = bytes_below(
+        &import(
+            &Store::open(bench.path("store")).unwrap(),
+            &image.source,
+            Blobs::Leave,
+        )
+        .rootfs(),
+    );
     for (number, scheme) in ["oci", "oci-archive", "docker-archive"].into_iter().enumerate() {
         let path = bench.path(&format!("by-skopeo-{number}"));
         let to = format!("{scheme}:{}:example.org/team/hello:1.0", path.display());
@@ -268,7 +278,7 @@ fn what_skopeo_writes_is_read() {
         let stored = import(
             &Store::open(bench.path(&format!("store-{number}"))).unwrap(),
             &source,
-            false,
+            Blobs::Leave,
         );
         assert_eq!(bytes_below(&stored.rootfs()), want, "{scheme}");
     }

@@ -6,7 +6,7 @@ use crate::store_input::{Made, assert_nothing_stored, file};
 use crate::support::{chain, noise_text};
 use punnet_images::oci::{self, Descriptor, Index, media_type};
 use punnet_images::registry::{self, Keyring, Notice, Options, Proxies, Settings};
-use punnet_images::{Digest, Error, Image, ImportOptions, Platform, Reference, Result, Source};
+use punnet_images::{Blobs, Digest, Error, Image, ImportOptions, Platform, Reference, Result, Source};
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ fn take_in(made: &Made, source: &Source, reference: &str) -> Result<Image> {
         platform: "linux/amd64".parse().unwrap(),
         reference: Some(reference.parse().unwrap()),
         expect: None,
-        keep_blobs: false,
+        blobs: Blobs::Leave,
         progress: &mut |_| {},
     };
     made.store().import(source, &mut import)

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use punnet_images::build::{self, BuildOptions, BuildPlace};
-use punnet_images::{Error, ImportOptions, Source, Store};
+use punnet_images::{Blobs, Error, ImportOptions, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -138,7 +138,7 @@ fn build(store: &Store, folder: &Path) {
         platform: "linux/amd64".parse().unwrap(),
         reference: Some("built".parse().unwrap()),
         expect: Some(built.image.digest),
-        keep_blobs: true,
+        blobs: Blobs::Keep,
         progress: &mut |_| {},
     };
     store

@@ -3,7 +3,7 @@
 use crate::support::{bytes_below, chain, tool};
 use flate2::{Compression, write::GzEncoder};
 use punnet_images::oci::{self, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
-use punnet_images::{Digest, Error, Image, ImportOptions, Result, Source, Store};
+use punnet_images::{Blobs, Digest, Error, Image, ImportOptions, Result, Source, Store};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -97,7 +97,7 @@ pub fn import_as(store: &Store, source: &Source, name: &str) -> Result<Image> {
         platform: "linux/amd64".parse().unwrap(),
         reference: Some(name.parse().unwrap()),
         expect: None,
-        keep_blobs: false,
+        blobs: Blobs::Leave,
         progress: &mut |_| {},
     };
     store.import(source, &mut options)

@@ -33,6 +33,43 @@ fn whiteouts_and_digests_hold_in_an_image_of_very_many_entries() {
 }
 
 #[test]
+fn a_tree_of_very_many_names_and_links_is_saved_whole_and_in_order() {
+    let name = |number: usize| format!("d/{number:05}");
+    let layer: Vec<u8> = (0..MANY)
+        .flat_map(|number| {
+            let link = entry(b'1', &format!("d/{number:05}-link"), &name(number), b"");
+            [file(&name(number), &number.to_string()), link].concat()
+        })
+        // In the midst of the others.
+        .chain(file("d/03000-below/file", "x"))
+        .chain(file("z", "last"))
+        .collect();
+    let mut made = Made::new(&[layer]);
+    let store = made.store();
+    let image = import(&store, &made.source()).unwrap();
+    let before = fs::read_dir(image.rootfs().parent().unwrap()).unwrap().count();
+    let (source, descriptor) = image.source().unwrap();
+    let (manifest, _) = source.read_manifest(&descriptor).unwrap();
+    let mut archive = tar::Archive::new(source.blob_of(&manifest.layers[0]).unwrap());
+    let mut names = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        if let Some(link) = entry.link_name().unwrap() {
+            assert_eq!(format!("{}-link", link.display()), path.display().to_string());
+        }
+        names.push((path, entry.header().entry_type().is_hard_link()));
+    }
+    // The root, d, d/03000-below and its file, z.
+    assert_eq!(names.len(), 2 * MANY + 5);
+    assert_eq!(names.iter().filter(|(_, is_link)| *is_link).count(), MANY);
+    assert!(names.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    // What did not stay in memory has left nothing behind.
+    let after = fs::read_dir(image.rootfs().parent().unwrap()).unwrap().count();
+    assert_eq!(after, before);
+}
+
+#[test]
 fn a_directory_is_what_its_last_entry_says_or_as_if_no_entry_had_been() {
     let folder = |name: &str, mtime: &str, note: (&str, &str)| {
         let note = (format!("SCHILY.xattr.user.{}", note.0), note.1);

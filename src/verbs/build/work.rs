@@ -4,7 +4,7 @@
 //! <data root>/build/
 //!   cache/                 steps that need not be done again (punnet_images::build)
 //!   work/<pid>-<n>/        one build; <pid>-<n>.lock beside it is held by who builds (flock(2): it dies with its holder)
-//!     layout/ blobs/ layers/ run-<n>/ ...
+//!     layout/ <layer hex> layers/ run-<n>/ ...
 //!     container            name of the container of a RUN, written before there is one
 //! ```
 //! A build that was killed may leave a work folder and a running step. The next `build` or `prune` ends the step and removes the folder.

@@ -242,19 +242,19 @@ fn layer_of(items: &Items, files: &dyn Files, shop: &Shop<'_>) -> Result<Blob> {
         None => None,
         Some(cache) => {
             let key = key_of_items(items, files, shop.epoch)?;
-            if let Some(blob) = cache.find_blob(&key, &shop.blobs)? {
+            if let Some(blob) = cache.find_blob(&key, shop.blobs)? {
                 return Ok(blob);
             }
             Some((cache, key))
         }
     };
-    let mut layer = Layer::create(&shop.blobs)?;
+    let mut layer = Layer::create(shop.blobs)?;
     for (path, item) in items {
         layer.add(path, item, shop.epoch, files)?;
     }
     let blob = layer.finish()?;
     if let Some((cache, key)) = key {
-        cache.put_blob(&key, &blob, &shop.blobs)?;
+        cache.put_blob(&key, &blob, shop.blobs)?;
     }
     Ok(blob)
 }
