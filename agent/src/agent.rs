@@ -86,8 +86,9 @@ struct Agent {
     session: Session,
     floor: TimeFloor,
     led: Option<Led>,
-    /// `PUNNET_TROUBLED` in the environment: `punnet init` has found something wrong with the board, and a person has to see to it.
-    is_troubled: bool,
+    /// What `punnet init` has found wrong with the board, a line each in the file that `PUNNET_TROUBLES` in the environment names: a person has to see
+    /// to it.
+    troubles: Vec<String>,
     began: Instant,
     /// When memory is given back, unless something happens before.
     rest_at: Option<Instant>,
@@ -151,7 +152,7 @@ impl Agent {
             session,
             floor,
             led,
-            is_troubled: std::env::var_os("PUNNET_TROUBLED").is_some(),
+            troubles: troubles_of_board(),
             began,
             rest_at: None,
             end,
@@ -160,10 +161,12 @@ impl Agent {
     }
 
     async fn serve(&mut self) {
-        let (disk, troubles) = self.executor.look().await;
-        troubles
+        let mut disk = self.executor.look().await;
+        disk.troubles
             .iter()
             .for_each(|trouble| log(self.options.log_level, Level::Error, trouble));
+        // What is wrong with the board comes first: the rest may follow from it.
+        disk.troubles.splice(0..0, self.troubles.iter().cloned());
         self.step(Event::Started(Box::new(disk)));
         let notifier = Notifier::from_environment();
         notifier.ready();
@@ -224,10 +227,10 @@ impl Agent {
             Action::Job(job) => events.extend(self.executor.begin(job).map(Event::Done)),
             Action::Led(pattern) => {
                 // Nothing that the apps do mends the board.
-                let pattern = if self.is_troubled {
-                    LedPattern::Fast
-                } else {
+                let pattern = if self.troubles.is_empty() {
                     pattern
+                } else {
+                    LedPattern::Fast
                 };
                 if let Some(Err(error)) = self.led.as_mut().map(|led| led.show(pattern)) {
                     log(
@@ -273,6 +276,16 @@ impl Agent {
             ms: millis(self.began.elapsed()),
             unix_ms: millis(unix),
         }
+    }
+}
+
+fn troubles_of_board() -> Vec<String> {
+    let Some(file) = std::env::var_os("PUNNET_TROUBLES") else {
+        return Vec::new();
+    };
+    match std::fs::read_to_string(&file) {
+        Ok(text) => text.lines().map(str::to_owned).collect(),
+        Err(error) => vec![format!("cannot read {}: {error}", Path::new(&file).display())],
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{BlockWant, Command, CommandAction, LogChunk, Name, envelope};
+use punnet_protocol::{BlockWant, Command, CommandAction, LogChunk, Name, Report, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -130,9 +130,7 @@ impl Core {
     async fn message(&mut self, device: Name, purpose: Purpose, payload: Bytes, arrival: Arrival) {
         let decoded = match purpose {
             Purpose::Presence => envelope::decode(&payload).map(Message::Presence),
-            Purpose::Reported => {
-                envelope::decode(&payload).map(|reported| Message::Reported(Box::new(reported)))
-            }
+            Purpose::Reported => Report::decode(&payload).map(|report| Message::Reported(Box::new(report))),
             Purpose::Reply => envelope::decode(&payload).map(|reply| Message::Reply(Box::new(reply))),
             Purpose::Want => match envelope::decode::<BlockWant>(&payload) {
                 Ok(want) => return self.blocks.want(device, want),

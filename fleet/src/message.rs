@@ -1,6 +1,6 @@
 //! One message of a device, one transaction: what it changes in the database.
 
-use punnet_protocol::{Name, Presence, Reply, Reported};
+use punnet_protocol::{Name, Presence, Reply, Report};
 use rusqlite::Connection;
 
 use crate::db::devices;
@@ -12,8 +12,8 @@ use crate::state::{Arrival, Device, Effects, Ignored};
 pub enum Message {
     /// Birth, will or goodbye.
     Presence(Presence),
-    /// What it runs.
-    Reported(Box<Reported>),
+    /// What it runs, and what is wrong with it.
+    Reported(Box<Report>),
     /// An answer.
     Reply(Box<Reply>),
 }
@@ -42,7 +42,7 @@ pub fn apply(
     let mut after = before.clone();
     let taken = match message {
         Message::Presence(presence) => after.presence(presence, arrival),
-        Message::Reported(reported) => after.reported(*reported, arrival),
+        Message::Reported(report) => after.reported(*report, arrival),
         Message::Reply(reply) => after.reply(*reply, arrival),
     };
     let effects = match taken {

@@ -5,12 +5,18 @@
 //! generation number is used next, and nothing else; each number they bring is bounded.
 
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{Arch, Outcome, Presence, Rejection, Reply, ReplyTo, Reported};
+use punnet_protocol::{
+    Arch, DETAIL_BYTES_MAX, Outcome, Presence, Rejection, Reply, ReplyTo, Report, Reported, TROUBLES_MAX,
+    Text,
+};
 use serde::{Deserialize, Serialize};
 
 /// How far one report may raise the generation. A controller restored from an old backup catches up in one step; a
 /// lying broker needs 10^13 reports to use the numbers up.
 pub const GENERATION_RAISE_MAX: u64 = 1_000_000;
+
+/// As in [`Report`].
+pub type Troubles = heapless::Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>;
 
 /// What is known of a device.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +33,8 @@ pub struct Device {
     pub seen_s: Option<u64>,
     /// What it last reported.
     pub reported: Option<Reported>,
+    /// What it then said to be wrong with itself, and a person has to see to.
+    pub troubles: Troubles,
     /// What it last rejected and has not accepted since.
     pub refusal: Option<Refusal>,
 }
@@ -116,8 +124,9 @@ impl Device {
         })
     }
 
-    /// Takes a [`Reported`].
-    pub fn reported(&mut self, reported: Reported, arrival: Arrival) -> Result<Effects, Ignored> {
+    /// Takes a [`Report`].
+    pub fn reported(&mut self, report: impl Into<Report>, arrival: Arrival) -> Result<Effects, Ignored> {
+        let Report { reported, troubles } = report.into();
         if reported.session < self.session {
             return Err(Ignored::OldSession);
         }
@@ -141,7 +150,7 @@ impl Device {
         self.session = reported.session;
         self.online |= !arrival.retained;
         self.saw_live(arrival);
-        self.reported = Some(reported);
+        (self.reported, self.troubles) = (Some(reported), troubles);
         Ok(effects)
     }
 

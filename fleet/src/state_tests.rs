@@ -203,3 +203,18 @@ fn a_desired_state_that_was_replaced_is_published_again_but_makes_no_storm() {
     assert!(!again(Purpose::Desired, 100 + PUBLISH_AGAIN_S));
     assert!(again(Purpose::Desired, 100 + 2 * PUBLISH_AGAIN_S));
 }
+
+#[test]
+fn troubles_are_those_of_the_newest_report() {
+    let mut it = device(5, 7);
+    let troubled = Report {
+        troubles: ["the card is read-only"].map(clipped).into_iter().collect(),
+        ..report(5, 2, 7).into()
+    };
+    it.reported(troubled, LIVE).unwrap();
+    assert_eq!(it.troubles, ["the card is read-only"]);
+    assert_eq!(it.reported(report(5, 1, 7), LIVE), Err(Ignored::Known));
+    assert_eq!(it.troubles.len(), 1);
+    it.reported(report(5, 3, 7), LIVE).unwrap();
+    assert!(it.troubles.is_empty());
+}

@@ -60,6 +60,9 @@ pub struct DeviceView {
     pub converged: bool,
     /// What it rejected.
     pub refusal: Option<Refusal>,
+    /// What is wrong with the device itself, as it says: a sentence each.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     /// Its apps: wanted ones and those still there.
     pub apps: Vec<AppView>,
 }
@@ -212,6 +215,7 @@ pub fn device(name: Name, device: &Device, rows: &[AppRow]) -> DeviceView {
         generation_reported: reported.map_or(0, |reported| reported.generation),
         converged: device.converged() && rows.iter().all(|row| row.problem.is_none()),
         refusal: device.refusal.clone(),
+        troubles: device.troubles.iter().map(|text| printable(text)).collect(),
         apps,
     }
 }

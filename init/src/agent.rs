@@ -26,7 +26,7 @@ pub fn run() -> Result<ExitCode, InitError> {
         command.arg("--enrolment").arg(given);
     }
     if std::fs::metadata(TROUBLES).is_ok_and(|troubles| troubles.len() > 0) {
-        command.env("PUNNET_TROUBLED", "1");
+        command.env("PUNNET_TROUBLES", TROUBLES);
     }
     Err(InitError::at("execute", "/proc/self/exe")(command.exec()))
 }

@@ -4,7 +4,8 @@
 //! allocation, no crate of ours. Transport is MQTT 3.1.1 QoS 1; payloads are postcard inside [`envelope`].
 //!
 //! Compatibility: [`SCHEMA_VERSION`] changes when a decoder of the old version could misread the new one. Within a version
-//! enums only grow at the end, and `tests/golden/v1/` holds bytes that are never edited.
+//! enums only grow at the end, and `tests/golden/v1/` holds bytes that are never edited. A message is of the oldest version that can say it:
+//! a device without troubles is understood by a controller that knows version 1 alone.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,13 +22,16 @@ pub use bounded::{Strings, StringsError, StringsIter, Text, clipped};
 pub use messages::{
     App, AppReport, AppState, Arch, Block, BlockAnswer, BlockRefusal, BlockWant, BoardInfo, Command,
     CommandAction, Desired, ImageSource, Limits, LogChunk, Mount, Network, Outcome, Presence, Rejection,
-    Reply, ReplyTo, Reported, RestartPolicy,
+    Reply, ReplyTo, Report, Reported, RestartPolicy,
 };
 pub use names::{Digest, Name, NameError};
 pub use views::{BlockAnswerView, BlockView, DesiredView, LogChunkView};
 
-/// Version of every message in this crate; the first byte of each packet.
+/// Version of every message in this crate but one; the first byte of each packet.
 pub const SCHEMA_VERSION: u8 = 1;
+
+/// Version of a [`Report`] that has troubles. Since 0.1.0 of 2026-11-26; a controller from before takes it for no message.
+pub const TROUBLED_VERSION: u8 = 2;
 
 /// Largest MQTT payload either side sends or accepts, bytes. AWS IoT Core's publish limit, the smallest of the brokers we
 /// know, is 128 KiB for the whole packet; the rest is left for topic and headers.
@@ -59,6 +63,9 @@ pub const REFERENCE_BYTES_MAX: usize = 128;
 
 /// Bytes of a sentence meant for people: why something was rejected or failed.
 pub const DETAIL_BYTES_MAX: usize = 192;
+
+/// Troubles of one device; more are not told, and the serial console has them all.
+pub const TROUBLES_MAX: usize = 8;
 
 /// Data bytes of one [`Block`]. Small enough for every broker's default limit and a slow link's keep-alive, large enough
 /// that the round trip, not the header, dominates.

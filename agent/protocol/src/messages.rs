@@ -6,20 +6,22 @@
 //! | fleet | [`Command`] | command | never | yes |
 //! | fleet | [`BlockAnswer`] | block | no | no: content-addressed |
 //! | device | [`Presence`] | presence | yes, and as the will | no |
-//! | device | [`Reported`] | reported | yes | no |
+//! | device | [`Report`]: [`Reported`], and troubles if there are any | reported | yes | no |
 //! | device | [`Reply`] | reply | no | no |
 //! | device | [`BlockWant`] | want | no | no |
 //! | device | [`LogChunk`] | log | no | no |
 //!
 //! Fields are encoded in order and enums by position (postcard): both only ever grow at the end, and a new field means a new
-//! [`crate::SCHEMA_VERSION`].
+//! schema version, as [`Report`] has it.
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::{self, EnvelopeError};
 use crate::{
     APPS_MAX, ARGS_BYTES_MAX, BLOCK_BYTES_MAX, DETAIL_BYTES_MAX, DEVICE_CLASSES_MAX, Digest, ENV_BYTES_MAX,
-    LOG_BYTES_MAX, MOUNTS_MAX, Name, PATH_BYTES_MAX, REFERENCE_BYTES_MAX, Strings, Text,
+    LOG_BYTES_MAX, MOUNTS_MAX, Name, PATH_BYTES_MAX, REFERENCE_BYTES_MAX, Strings, TROUBLED_VERSION,
+    TROUBLES_MAX, Text,
 };
 
 /// What a device shall run: all of it, not a change to it.
@@ -244,6 +246,45 @@ pub struct Reported {
     pub board: BoardInfo,
     /// An entry for each app wanted or still there.
     pub apps: Vec<AppReport, APPS_MAX>,
+}
+
+/// What a device runs, and what is wrong with the device itself: a damaged card, a settings file that cannot be read, a module of another kernel.
+///
+/// Without troubles it is a [`Reported`] of version 1, byte for byte; with them of version 2, where they follow the fields of version 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// As in version 1.
+    pub reported: Reported,
+    /// A sentence each, for people; a person has to see to them.
+    pub troubles: Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>,
+}
+
+impl Report {
+    /// Encodes into `buffer`, in the oldest version that can say it, and returns the payload.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], EnvelopeError> {
+        if self.troubles.is_empty() {
+            envelope::encode(&self.reported, buffer)
+        } else {
+            envelope::encode_version(TROUBLED_VERSION, self, buffer)
+        }
+    }
+
+    /// Decodes a payload of either version.
+    pub fn decode(payload: &[u8]) -> Result<Self, EnvelopeError> {
+        match envelope::open_any(payload)? {
+            (TROUBLED_VERSION, body) => envelope::from_body(body),
+            (_, body) => Ok(envelope::from_body::<Reported>(body)?.into()),
+        }
+    }
+}
+
+impl From<Reported> for Report {
+    fn from(reported: Reported) -> Self {
+        Self {
+            reported,
+            troubles: Vec::new(),
+        }
+    }
 }
 
 /// What a device is.

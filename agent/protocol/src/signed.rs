@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, EnvelopeError, HEADER_BYTES};
-use crate::{Command, Desired, DesiredView, PAYLOAD_BYTES_MAX};
+use crate::{Command, Desired, DesiredView, PAYLOAD_BYTES_MAX, SCHEMA_VERSION};
 
 /// Bytes of an Ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -99,7 +99,7 @@ pub fn encode<'b, T: Signed>(
     buffer[message_at - 1] = 0;
     let signature = sign(&buffer[signed_at..end]);
     buffer[HEADER_BYTES..message_at].copy_from_slice(&signature);
-    envelope::seal(buffer, SIGNATURE_BYTES + message_bytes)
+    envelope::seal(SCHEMA_VERSION, buffer, SIGNATURE_BYTES + message_bytes)
 }
 
 /// Checks the signature with `verify(signed bytes, signature)`, then decodes. Nothing of the message is looked at before.

@@ -31,7 +31,7 @@ pub enum Purpose {
     Block,
     /// [`crate::Presence`], device to fleet, retained, the will.
     Presence,
-    /// [`crate::Reported`], device to fleet, retained.
+    /// [`crate::Report`], device to fleet, retained.
     Reported,
     /// [`crate::Reply`], device to fleet.
     Reply,

@@ -84,6 +84,8 @@ pub struct OnDisk {
     pub partials: Vec<Digest>,
     /// What the board is.
     pub board: BoardInfo,
+    /// What is wrong with the board, or could not be found out: a sentence each.
+    pub troubles: Vec<String>,
 }
 
 /// A container that belongs to an app (label `punnet.app`).

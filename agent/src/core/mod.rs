@@ -24,7 +24,7 @@ mod wanted;
 
 use punnet_boards::LedPattern;
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{BoardInfo, Digest, Name, Presence};
+use punnet_protocol::{BoardInfo, Digest, Name, Presence, TROUBLES_MAX, clipped};
 use ring::signature::{ED25519, UnparsedPublicKey};
 
 pub use io::{
@@ -40,7 +40,7 @@ use fetch::Fetcher;
 use journal::Journal;
 use link::Link;
 use replies::Replies;
-use report::Reporter;
+use report::{Reporter, Troubles};
 use streams::Streams;
 
 /// Who this device is and how it shall behave; fixed while the agent runs.
@@ -72,6 +72,7 @@ pub struct Core {
     streams: Streams,
     reporter: Reporter,
     board: Option<BoardInfo>,
+    troubles: Troubles,
     led: Option<LedPattern>,
     out: Vec<Action>,
     stepped_at: u64,
@@ -92,6 +93,7 @@ impl Core {
             streams: Streams::default(),
             reporter: Reporter::default(),
             board: None,
+            troubles: Troubles::new(),
             led: None,
             out: Vec::new(),
             stepped_at: 0,
@@ -161,6 +163,12 @@ impl Core {
         self.journal = Journal::read(&disk.slots);
         self.link.started(now, disk.starts);
         self.board = Some(disk.board);
+        self.troubles = disk
+            .troubles
+            .iter()
+            .map(|text| clipped(text))
+            .take(TROUBLES_MAX)
+            .collect();
         self.fetcher.started(disk.images, disk.partials);
         self.apps.observe_all(now, disk.containers);
         self.restore(now);

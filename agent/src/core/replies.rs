@@ -1,13 +1,13 @@
 //! Messages out. Refusals are rationed: whoever can publish to the device must not make it flood the fleet.
 
-use punnet_protocol::envelope;
+use punnet_protocol::envelope::{self, EnvelopeError};
 use punnet_protocol::topics::Purpose;
 use punnet_protocol::{Outcome, Rejection, Reply, ReplyTo, clipped};
 use serde::Serialize;
 
 use super::{Action, Core, Level, Now};
 
-/// Largest message a device sends: [`punnet_protocol::Reported`] with all apps and details, about 6 KiB.
+/// Largest message a device sends: [`punnet_protocol::Report`] with all apps, details and troubles, some 7.5 KiB.
 pub const SEND_BYTES_MAX: usize = 8 * 1024;
 
 /// Refusals sent at once; enough for one on each topic and a few of an operator's mistakes.
@@ -53,8 +53,20 @@ impl Replies {
 
 impl Core {
     pub(super) fn publish<T: Serialize>(&mut self, purpose: Purpose, message: &T, retain: bool) {
+        self.publish_with(purpose, retain, |buffer| {
+            Ok(envelope::encode(message, buffer)?.len())
+        });
+    }
+
+    /// The same with an encoder that says how many bytes it has written.
+    pub(super) fn publish_with(
+        &mut self,
+        purpose: Purpose,
+        retain: bool,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, EnvelopeError>,
+    ) {
         let mut buffer = vec![0; SEND_BYTES_MAX];
-        match envelope::encode(message, &mut buffer).map(<[u8]>::len) {
+        match encode(&mut buffer) {
             Ok(bytes) => {
                 buffer.truncate(bytes);
                 buffer.shrink_to_fit();

@@ -1,7 +1,9 @@
 //! The reported state: sent when something changed, soon but not for each change of a burst.
 
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{AppReport, AppState, Digest, Reported, clipped};
+use punnet_protocol::{
+    AppReport, AppState, DETAIL_BYTES_MAX, Digest, Report, Reported, TROUBLES_MAX, Text, clipped,
+};
 
 use super::apps::{Aim, App, Busy, UNKNOWN_CODE};
 use super::fetch::{Fetcher, Progress};
@@ -13,6 +15,9 @@ use super::{Core, Now};
 const COALESCE_MS: u64 = 250;
 /// Progress of a fetch is reported this often at most.
 const PROGRESS_MS: u64 = 1_000;
+
+/// What is wrong with the board; it stays so until the next start.
+pub type Troubles = heapless::Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>;
 
 /// When to report next.
 #[derive(Debug, Default)]
@@ -69,7 +74,11 @@ impl Core {
         self.reporter.sequence += 1;
         self.reporter.sent_at = now.ms;
         reported.sequence = self.reporter.sequence;
-        self.publish(Purpose::Reported, &*reported, true);
+        let report = Report {
+            reported: (*reported).clone(),
+            troubles: self.troubles.clone(),
+        };
+        self.publish_with(Purpose::Reported, true, |buffer| Ok(report.encode(buffer)?.len()));
         reported.sequence = 0;
         self.reporter.last = Some(reported);
     }

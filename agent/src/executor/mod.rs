@@ -92,8 +92,8 @@ impl Executor {
         }
     }
 
-    /// What is there, for the core to begin with; also what could not be found out.
-    pub async fn look(&mut self) -> (OnDisk, Vec<String>) {
+    /// What is there, for the core to begin with; what could not be found out are its troubles.
+    pub async fn look(&mut self) -> OnDisk {
         let mut troubles = Vec::new();
         let (starts, counted) = self.state.count_start();
         troubles.extend(
@@ -115,17 +115,15 @@ impl Executor {
         }
         let containers = self.take_listing(listing);
         let (slots, partials) = (self.state.slots(), self.blobs.partials());
-        (
-            OnDisk {
-                slots,
-                starts,
-                containers,
-                images,
-                partials,
-                board: self.board(),
-            },
+        OnDisk {
+            slots,
+            starts,
+            containers,
+            images,
+            partials,
+            board: self.board(),
             troubles,
-        )
+        }
     }
 
     /// What the board is now.

@@ -23,6 +23,8 @@ pub struct Device {
     /// What the next import ends with.
     pub import_error: Option<String>,
     pub jobs: Vec<String>,
+    /// What is wrong with the board.
+    pub troubles: Vec<String>,
     pub next_pid: u32,
 }
 
@@ -36,6 +38,7 @@ impl Device {
             images: self.store.iter().copied().collect(),
             partials: self.partials.keys().copied().collect(),
             board: board(),
+            troubles: self.troubles.clone(),
         })
     }
 

@@ -33,7 +33,7 @@ pub fn devices(devices: &[DeviceView], now_s: u64) -> String {
             if device.converged { "yes" } else { "no" }.into(),
         ]
     }));
-    aligned(&rows) + &refusals(devices)
+    aligned(&rows) + &refusals(devices) + &troubles(devices)
 }
 
 /// `status`.
@@ -74,7 +74,7 @@ pub fn status(devices: &[DeviceView]) -> String {
             ]
         }));
     }
-    aligned(&rows) + &refusals(devices)
+    aligned(&rows) + &refusals(devices) + &troubles(devices)
 }
 
 /// `images ls`.
@@ -102,6 +102,15 @@ fn refusals(devices: &[DeviceView]) -> String {
     refused
         .map(|(device, refusal)| format!("\n{} rejected {}: {}", device.name, refusal.of, refusal.detail))
         .collect()
+}
+
+/// What each device says of itself, as it last could.
+fn troubles(devices: &[DeviceView]) -> String {
+    let said = |device: &DeviceView| {
+        let line = |trouble: &String| format!("\n{}: {trouble}", device.name);
+        device.troubles.iter().map(line).collect::<String>()
+    };
+    devices.iter().map(said).collect()
 }
 
 fn age(seconds: u64) -> String {

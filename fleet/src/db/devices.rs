@@ -1,6 +1,6 @@
 //! Device rows.
 
-use punnet_protocol::{Name, Reported};
+use punnet_protocol::{Name, Report, Reported};
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest as _, Sha256};
@@ -94,7 +94,11 @@ pub fn get(connection: &Connection, name: &Name) -> Result<Device> {
 
 /// Writes what messages change.
 pub fn write(connection: &Connection, name: &Name, device: &Device) -> Result<()> {
-    let reported = device.reported.as_ref().map(postcard::to_allocvec).transpose();
+    // As a [`Report`], whose fields follow each other.
+    let reported = device.reported.as_ref();
+    let reported = reported
+        .map(|reported| postcard::to_allocvec(&(reported, &device.troubles)))
+        .transpose();
     let reported = reported.map_err(|why| Error::invalid("reported state", why))?;
     let refusal = device.refusal.as_ref().map(serde_json::to_string).transpose();
     let refusal = refusal.map_err(|why| Error::invalid("refusal", why))?;
@@ -158,17 +162,27 @@ pub(crate) fn parse_name(text: &str) -> Result<Name> {
 fn device_of(row: &Row<'_>) -> Result<Device> {
     let reported: Option<Vec<u8>> = row.get(4)?;
     let refusal: Option<String> = row.get(5)?;
+    let report = reported.and_then(|bytes| report_of(&bytes));
+    let (reported, troubles) = report.map_or_else(Default::default, |report| {
+        (Some(report.reported), report.troubles)
+    });
     Ok(Device {
         generation: from_row(row.get(0)?),
         session: from_row(row.get(1)?),
         online: row.get(2)?,
         seen_s: row.get::<_, Option<i64>>(3)?.map(from_row),
-        // Both were written by this program; what an older version wrote and this one cannot read is as good as not there,
-        // the device says it again.
-        reported: reported.and_then(|bytes| postcard::from_bytes::<Reported>(&bytes).ok()),
+        reported,
+        troubles,
+        // What an older version of this program wrote and this one cannot read is as good as not there.
         refusal: refusal.and_then(|text| serde_json::from_str::<Refusal>(&text).ok()),
         has_desired: row.get(6)?,
     })
+}
+
+/// This program wrote it: with troubles, or a version before that knew none. What cannot be read is as good as not there, the device says it again.
+fn report_of(bytes: &[u8]) -> Option<Report> {
+    let before = || postcard::from_bytes::<Reported>(bytes).map(Report::from);
+    postcard::from_bytes(bytes).or_else(|_| before()).ok()
 }
 
 fn salted_hash(salt: &[u8], password: &str) -> Vec<u8> {
@@ -180,6 +194,8 @@ fn salted_hash(salt: &[u8], password: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use punnet_protocol::{Arch, BoardInfo, clipped};
+
     use super::*;
 
     #[test]
@@ -193,6 +209,41 @@ mod tests {
         assert!(password_fits(&db, "pi", &second).unwrap());
         assert!(!password_fits(&db, "other", &second).unwrap());
         assert!(!password_fits(&db, "pi", "").unwrap());
+    }
+
+    #[test]
+    fn troubles_are_kept_and_what_a_version_without_them_wrote_is_read() {
+        let db = super::super::in_memory();
+        let name: Name = "pi".parse().unwrap();
+        enrol(&db, &name, None).unwrap();
+        let reported = Reported {
+            session: 1,
+            sequence: 1,
+            generation: 1,
+            converged: true,
+            board: BoardInfo {
+                arch: Arch::ArmV6,
+                agent_version: clipped("0.1.0"),
+                board: clipped("generic"),
+                kernel: clipped("6.1"),
+                memory_bytes: 1,
+                disk_free_bytes: 1,
+            },
+            apps: heapless::Vec::new(),
+        };
+        let written = Device {
+            reported: Some(reported.clone()),
+            troubles: ["no data partition"].map(clipped).into_iter().collect(),
+            ..Device::default()
+        };
+        write(&db, &name, &written).unwrap();
+        assert_eq!(get(&db, &name).unwrap(), written);
+        let before = postcard::to_allocvec(&reported).unwrap();
+        db.execute("UPDATE devices SET reported = ?", [before]).unwrap();
+        let read = get(&db, &name).unwrap();
+        assert_eq!((read.reported, read.troubles.len()), (Some(reported), 0));
+        db.execute("UPDATE devices SET reported = x'ff'", []).unwrap();
+        assert_eq!(get(&db, &name).unwrap().reported, None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ on_both_brokers! {
     a_deployment_reaches_the_device_signed_and_wait_ends_with_its_report
     every_change_has_a_larger_generation
     a_rejection_ends_the_wait_and_is_shown_until_accepted
+    what_is_wrong_with_a_device_is_shown_until_it_is_mended
 }
 
 fn a_deployment_reaches_the_device_signed_and_wait_ends_with_its_report(broker: Broker) {
@@ -349,4 +350,28 @@ fn a_controller_from_an_old_backup_signs_above_what_its_devices_know() {
     eventually("the device is seen behind", || {
         (stand.device_view("pi")["generation_wanted"] == 91).then_some(())
     });
+}
+
+fn what_is_wrong_with_a_device_is_shown_until_it_is_mended(broker: Broker) {
+    let stand = Stand::start(broker);
+    let mut device = stand.device("pi", Arch::ArmV6);
+    let wrong = ["no data partition", "a \u{1b}[2J in it"];
+    device.report_troubles(&wrong);
+    let troubles = || stand.device_view("pi")["troubles"].clone();
+    eventually("the troubles", || {
+        (troubles() == serde_json::json!(["no data partition", "a \u{fffd}[2J in it"])).then_some(())
+    });
+    for verb in ["devices", "status"] {
+        let said = stand.run(&[verb]);
+        assert!(
+            said.contains("\npi: no data partition\npi: a \u{fffd}[2J in it"),
+            "{said}"
+        );
+    }
+    device.report(Arch::ArmV6, 0, &[]);
+    eventually("no troubles", || {
+        (troubles() == serde_json::json!([])).then_some(())
+    });
+    assert!(!stand.run(&["devices"]).contains("no data partition"));
+    assert_eq!(stand.ignored("malformed"), 0);
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use punnet_fleet::enrolment::Enrolment;
 use punnet_protocol::topics::{self, Purpose};
 use punnet_protocol::{
-    AppReport, AppState, Arch, BoardInfo, Desired, Digest, Name, Outcome, PAYLOAD_BYTES_MAX, Presence, Reply,
-    ReplyTo, Reported, clipped, envelope, signed,
+    APPS_MAX, AppReport, AppState, Arch, BoardInfo, Desired, Digest, Name, Outcome, PAYLOAD_BYTES_MAX,
+    Presence, Reply, ReplyTo, Report, Reported, clipped, envelope, signed,
 };
 use rumqttc::{Client, Connection, Event, LastWill, MqttOptions, Packet, QoS, RecvTimeoutError};
 use serde::Serialize;
@@ -449,6 +449,17 @@ impl Device {
                 .copied()
                 .unwrap_or(Digest([0; 32])),
         });
+        self.report_of(generation, apps.collect(), &[]);
+    }
+
+    /// Reports that no app runs and that these things are wrong.
+    pub fn report_troubles(&mut self, troubles: &[&str]) {
+        self.sequence += 1;
+        self.report_of(0, heapless::Vec::new(), troubles);
+    }
+
+    fn report_of(&mut self, generation: u64, apps: heapless::Vec<AppReport, APPS_MAX>, troubles: &[&str]) {
+        let arch = self.arch;
         let reported = Reported {
             session: self.session,
             sequence: self.sequence,
@@ -462,9 +473,16 @@ impl Device {
                 memory_bytes: 1 << 28,
                 disk_free_bytes: 1 << 30,
             },
-            apps: apps.collect(),
+            apps,
         };
-        self.publish(Purpose::Reported, &reported, true);
+        let troubles = troubles.iter().map(|text| clipped(text)).collect();
+        let mut buffer = vec![0; PAYLOAD_BYTES_MAX];
+        let payload = Report { reported, troubles }
+            .encode(&mut buffer)
+            .unwrap()
+            .to_vec();
+        let topic = topics::topic(&self.enrolment.fleet, &self.name, Purpose::Reported);
+        self.publish_raw(&topic, payload, true);
     }
 
     pub fn reply(&mut self, to: ReplyTo, outcome: Outcome) {

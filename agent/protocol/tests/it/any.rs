@@ -209,6 +209,10 @@ pub fn reported() -> impl Strategy<Value = Reported> {
     })
 }
 
+pub fn report() -> impl Strategy<Value = Report> {
+    (reported(), bounded(text(), TROUBLES_MAX)).prop_map(|(reported, troubles)| Report { reported, troubles })
+}
+
 pub fn reply() -> impl Strategy<Value = Reply> {
     use punnet_protocol::topics::Purpose;
     let to = prop_oneof![

@@ -88,6 +88,13 @@ fn the_largest_of_the_other_messages_fit_a_payload() {
     let mut reported = golden::reported();
     reported.apps = (0..APPS_MAX).map(|_| app.clone()).collect();
     assert!(envelope::encode(&reported, &mut buffer).is_ok());
+    let report = Report {
+        troubles: (0..TROUBLES_MAX)
+            .map(|_| clipped(&"x".repeat(DETAIL_BYTES_MAX)))
+            .collect(),
+        reported,
+    };
+    assert!(report.encode(&mut buffer).is_ok());
 }
 
 #[test]

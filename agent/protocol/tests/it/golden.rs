@@ -1,4 +1,4 @@
-//! The bytes of version 1. The files in `tests/golden/v1` are never edited: whoever makes this test fail has changed the wire,
+//! The bytes of each version. The files in `tests/golden` are never edited: whoever makes this test fail has changed the wire,
 //! and needs a new schema version.
 
 use std::fmt::Debug;
@@ -157,8 +157,13 @@ fn unhex(text: &str) -> Vec<u8> {
 
 /// The bytes on file. `PUNNET_WRITE_GOLDEN=1` writes a file that does not exist yet, never one that does.
 fn golden(file: &str, payload: &[u8]) -> Vec<u8> {
+    golden_of("v1", file, payload)
+}
+
+fn golden_of(version: &str, file: &str, payload: &[u8]) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/v1")
+        .join("tests/golden")
+        .join(version)
         .join(file)
         .with_extension("hex");
     if !path.exists() && std::env::var_os("PUNNET_WRITE_GOLDEN").is_some() {
@@ -265,6 +270,30 @@ fn presence_is_as_in_version_1() {
 #[test]
 fn reported_is_as_in_version_1() {
     plain("reported", &reported());
+}
+
+#[test]
+fn a_report_with_troubles_is_as_in_version_2_and_one_without_as_in_version_1() {
+    let troubled = Report {
+        troubles: ["no data partition", ""].map(clipped).into_iter().collect(),
+        ..reported().into()
+    };
+    for (version, report) in [("v2", troubled), ("v1", reported().into())] {
+        let mut buffer = vec![0; PAYLOAD_BYTES_MAX];
+        let payload = report.encode(&mut buffer).unwrap();
+        let golden = golden_of(version, "reported", payload);
+        assert_eq!(hex(payload), hex(&golden), "{version}: the encoder");
+        assert_eq!(Report::decode(&golden).unwrap(), report, "{version}: the decoder");
+    }
+}
+
+#[test]
+fn a_controller_of_version_1_names_the_version_that_it_does_not_know() {
+    let payload = golden_of("v2", "reported", &[]);
+    assert_eq!(
+        envelope::decode::<Reported>(&payload).unwrap_err(),
+        envelope::EnvelopeError::Version(TROUBLED_VERSION)
+    );
 }
 
 #[test]

@@ -41,7 +41,13 @@ fn every_wrong_header_is_named() {
         bad[at] = byte;
         bad
     };
-    assert_eq!(refusal(&with(0, 2)), EnvelopeError::Version(2));
+    for version in [0, 2, 3] {
+        assert_eq!(refusal(&with(0, version)), EnvelopeError::Version(version));
+    }
+    assert_eq!(
+        Report::decode(&with(0, 3)).unwrap_err(),
+        EnvelopeError::Version(3)
+    );
     assert_eq!(refusal(&with(1, 99)), EnvelopeError::Length);
     assert_eq!(refusal(&with(5, !good[5])), EnvelopeError::Checksum);
     assert_eq!(

@@ -37,6 +37,7 @@ fn decode_as_everything(payload: &[u8]) -> usize {
         + usize::from(envelope::decode::<BlockWant>(payload).is_ok())
         + usize::from(envelope::decode::<Presence>(payload).is_ok())
         + usize::from(envelope::decode::<Reported>(payload).is_ok())
+        + usize::from(Report::decode(payload).is_ok())
         + usize::from(envelope::decode::<Reply>(payload).is_ok())
         + usize::from(envelope::decode::<LogChunk>(payload).is_ok())
         + usize::from(signed::decode::<Desired>(payload, &mut scratch, |_, _| true).is_ok())
@@ -46,7 +47,11 @@ fn decode_as_everything(payload: &[u8]) -> usize {
 
 /// A payload with a good header around `body`, so that the fuzz reaches the decoder behind it.
 fn wrapped(body: &[u8]) -> Vec<u8> {
-    let mut payload = vec![SCHEMA_VERSION];
+    wrapped_as(SCHEMA_VERSION, body)
+}
+
+fn wrapped_as(version: u8, body: &[u8]) -> Vec<u8> {
+    let mut payload = vec![version];
     payload.extend((body.len() as u32).to_le_bytes());
     payload.extend(crc32fast::hash(body).to_le_bytes());
     payload.extend(body);
@@ -69,6 +74,12 @@ proptest! {
     #[test]
     fn reported_survives(message in any::reported()) { plain(&message); }
     #[test]
+    fn report_survives(message in any::report()) {
+        let mut buffer = buffer();
+        let payload = message.encode(&mut buffer).unwrap();
+        prop_assert_eq!(Report::decode(payload).unwrap(), message);
+    }
+    #[test]
     fn reply_survives(message in any::reply()) { plain(&message); }
     #[test]
     fn log_chunk_survives(message in any::log_chunk()) { plain(&message); }
@@ -90,6 +101,7 @@ proptest! {
     fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         decode_as_everything(&bytes);
         decode_as_everything(&wrapped(&bytes));
+        decode_as_everything(&wrapped_as(TROUBLED_VERSION, &bytes));
     }
 
     #[test]

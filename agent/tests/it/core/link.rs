@@ -256,3 +256,32 @@ fn an_empty_message_and_a_strange_topic_are_acknowledged_and_nothing_else() {
     assert!(bench.acknowledged.contains(&packet));
     assert!(bench.sent.is_empty() && bench.device.jobs.is_empty());
 }
+
+#[test]
+fn a_board_in_trouble_says_so_in_each_report_and_one_that_is_mended_no_more() {
+    let mut bench = Bench::new();
+    let of_last_report = |bench: &mut Bench| {
+        bench.sent.clear();
+        bench.connect();
+        bench.pass(2000);
+        let reported = |(purpose, _, _): &&(Purpose, Vec<u8>, bool)| *purpose == Purpose::Reported;
+        let (_, payload, retain) = bench.sent.iter().rfind(reported).unwrap();
+        assert!(retain);
+        let troubles = Report::decode(payload).unwrap().troubles;
+        (
+            payload[0],
+            troubles.iter().map(|text| text.to_string()).collect::<Vec<_>>(),
+        )
+    };
+    let long = "x".repeat(DETAIL_BYTES_MAX + 1);
+    bench.device.troubles = vec!["no data partition".into(), long.clone()];
+    bench.device.troubles.resize(TROUBLES_MAX + 1, "more".into());
+    bench.restart();
+    let (version, troubles) = of_last_report(&mut bench);
+    assert_eq!(version, TROUBLED_VERSION);
+    assert_eq!(troubles[..2], ["no data partition", &long[1..]]);
+    assert_eq!(troubles.len(), TROUBLES_MAX);
+    bench.device.troubles.clear();
+    bench.restart();
+    assert_eq!(of_last_report(&mut bench), (SCHEMA_VERSION, Vec::new()));
+}

@@ -637,6 +637,7 @@ impl World {
             images: self.store.iter().copied().collect(),
             partials: self.partials.keys().copied().collect(),
             board: board(),
+            troubles: Vec::new(),
         };
         self.event(Event::Started(Box::new(disk)));
     }
