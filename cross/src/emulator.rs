@@ -13,7 +13,7 @@ use crate::build::target_dir;
 use crate::image::{self, Artefacts};
 use crate::kernel;
 use crate::packages;
-use crate::process::{self, Server, run, stdout_of, wait_for};
+use crate::process::{self, Server, Watch, run, stdout_of, wait_for};
 
 /// Lines of the serial console that an error shows.
 const TAIL_LINES: usize = 40;
@@ -34,6 +34,8 @@ pub struct Machine {
     server: Server,
     keyboard: ChildStdin,
     output: Arc<Mutex<String>>,
+    /// What the board needs besides itself.
+    others: Vec<Watch>,
     /// When the firmware restarts a kernel that has not taken the watchdog over by then.
     watchdog_bites: Option<Instant>,
     /// The card, as the kernel calls it.
@@ -76,6 +78,7 @@ impl Machine {
             server,
             keyboard,
             output,
+            others: Vec::new(),
             watchdog_bites: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
             disk: match artefacts.description.qemu.as_ref().map(|qemu| qemu.drive) {
                 Some(Drive::Sd) => "mmcblk0",
@@ -87,6 +90,11 @@ impl Machine {
     /// The terminal is its serial console until it ends.
     pub fn interactive(artefacts: &Artefacts) -> Result<()> {
         run(command(artefacts, &["punnet.console"], &Conditions::default())?.args(["-serial", "mon:stdio"]))
+    }
+
+    /// Without these the board waits in vain: whoever waits for it is told when one ends by itself.
+    pub fn needs(&mut self, others: Vec<Watch>) {
+        self.others = others;
     }
 
     /// All that came over the serial line.
@@ -101,10 +109,11 @@ impl Machine {
         timeout: Duration,
         mut ready: impl FnMut(&str) -> Result<Option<T>>,
     ) -> Result<T> {
-        let (server, output) = (&mut self.server, &self.output);
+        let (server, others, output) = (&self.server, &self.others, &self.output);
         let text = || output.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let answer = wait_for(what, timeout, || {
             server.check()?;
+            others.iter().try_for_each(Watch::check)?;
             ready(&text())
         });
         answer.with_context(|| format!("the end of the serial line:\n{}", tail(&text())))
@@ -179,7 +188,7 @@ impl Machine {
     /// Waits until it has switched itself off or wants to restart. As the Pi's firmware does with `kernel_watchdog_timeout`, a system that has not
     /// taken the watchdog over in time is restarted.
     pub fn wait_ended(&mut self, timeout: Duration) -> Result<()> {
-        let (server, output, bites) = (&mut self.server, &self.output, self.watchdog_bites);
+        let (server, output, bites) = (&self.server, &self.output, self.watchdog_bites);
         let is_taken = || {
             let output = output.lock().unwrap_or_else(PoisonError::into_inner);
             output.contains("restarts the board when it is not fed")
@@ -188,6 +197,7 @@ impl Machine {
             if bites.is_some_and(|at| at <= Instant::now()) && !is_taken() {
                 server.stop()?;
             }
+            self.others.iter().try_for_each(Watch::check)?;
             server.ended()
         });
         ended.with_context(|| format!("the end of the serial line:\n{}", tail(&self.output())))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::packages;
-use crate::process::{Server, run, wait_for};
+use crate::process::{Server, Watch, run, wait_for};
 use crate::stand::free_address;
 
 /// Programs it takes, and the Debian package of each.
@@ -84,7 +84,7 @@ impl Mosquitto {
             .arg(self.file("conf"))
             .stdout(Stdio::null())
             .stderr(log);
-        let mut server = Server::start("mosquitto", &mut command)?;
+        let server = Server::start("mosquitto", &mut command)?;
         let address = format!("127.0.0.1:{}", self.port);
         wait_for("Mosquitto to listen", READY_TIMEOUT, || {
             server.check()?;
@@ -92,6 +92,11 @@ impl Mosquitto {
         })?;
         self.server = Some(server);
         Ok(())
+    }
+
+    /// Tells when it ends by itself.
+    pub fn watch(&self) -> Option<Watch> {
+        self.server.as_ref().map(Server::watch)
     }
 
     /// SIGKILL.

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -138,8 +139,28 @@ pub fn status_kib(path: &str, key: &str) -> Result<u64> {
 
 /// A server that ends with this value.
 pub struct Server {
+    watch: Watch,
+}
+
+/// Who waits for what a server does learns from this that it is gone, whoever owns the server.
+#[derive(Clone)]
+pub struct Watch {
     name: &'static str,
-    child: Child,
+    child: Arc<Mutex<Child>>,
+}
+
+impl Watch {
+    /// An error when it has ended.
+    pub fn check(&self) -> Result<()> {
+        match self.child().try_wait()? {
+            Some(status) => bail!("the {} ended by itself with {status}", self.name),
+            None => Ok(()),
+        }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Server {
@@ -149,7 +170,10 @@ impl Server {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", shown(command)))?;
-        Ok(Self { name, child })
+        let child = Arc::new(Mutex::new(child));
+        Ok(Self {
+            watch: Watch { name, child },
+        })
     }
 
     /// The same for one whose standard input and output are pipes.
@@ -157,61 +181,64 @@ impl Server {
         name: &'static str,
         command: &mut Command,
     ) -> Result<(Self, ChildStdin, ChildStdout)> {
-        let mut server = Self::start(name, command)?;
-        let pipes = server.child.stdin.take().zip(server.child.stdout.take());
+        let server = Self::start(name, command)?;
+        let mut child = server.watch.child();
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        drop(child);
         let (stdin, stdout) = pipes.context("the command was not given pipes")?;
         Ok((server, stdin, stdout))
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.watch.child().id()
+    }
+
+    /// For somebody who waits for what it does.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 
     /// An error when it has ended by itself.
-    pub fn check(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            Some(status) => bail!("the {} ended by itself with {status}", self.name),
-            None => Ok(()),
-        }
+    pub fn check(&self) -> Result<()> {
+        self.watch.check()
     }
 
     /// `Some` once it has ended by itself.
-    pub fn ended(&mut self) -> Result<Option<()>> {
-        Ok(self.child.try_wait()?.map(drop))
+    pub fn ended(&self) -> Result<Option<()>> {
+        Ok(self.watch.child().try_wait()?.map(drop))
     }
 
     /// SIGKILL, as a crash or the kernel's OOM killer would.
-    pub fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
+    pub fn kill(self) -> Result<()> {
+        let mut child = self.watch.child();
+        child.kill()?;
+        child.wait()?;
         Ok(())
     }
 
     /// SIGTERM, then SIGKILL.
-    pub fn stop(&mut self) -> Result<()> {
-        if self.child.try_wait()?.is_some() {
+    pub fn stop(&self) -> Result<()> {
+        let mut child = self.watch.child();
+        if child.try_wait()?.is_some() {
             return Ok(());
         }
-        kill(self.nix_pid(), Signal::SIGTERM)?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid fits pid_t"));
+        kill(pid, Signal::SIGTERM)?;
         let began = Instant::now();
-        while self.child.try_wait()?.is_none() {
+        while child.try_wait()?.is_none() {
             if began.elapsed() > STOP_TIMEOUT {
-                self.child.kill()?;
-                self.child.wait()?;
+                child.kill()?;
+                child.wait()?;
                 bail!(
                     "the {} did not end within {} s of SIGTERM and was killed",
-                    self.name,
+                    self.watch.name,
                     STOP_TIMEOUT.as_secs()
                 );
             }
             std::thread::sleep(POLL);
         }
         Ok(())
-    }
-
-    fn nix_pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits pid_t"))
     }
 }
 

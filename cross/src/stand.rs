@@ -15,13 +15,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::build::{self, Strip};
-use crate::process::{Server, output_of, run, stdout_of, wait_for};
+use crate::process::{Server, Watch, output_of, run, stdout_of, wait_for};
 
 /// How long a server may take until it answers. Generous: an emulated or loaded machine is slow, a broken one is slow for ever.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a deployment may take, seconds.
 const DEPLOY_TIMEOUT_S: u32 = 60;
+
+/// How long the output of a running app may take: of a board that is emulated on a loaded machine.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The example image.
 const CONTAINERFILE: &str = include_str!("../../examples/hello/Containerfile");
@@ -203,7 +206,7 @@ impl Stand {
             Broker::Trusted(url, ca) => command.args(["--broker", url, "--broker-ca"]).arg(ca),
         };
         let log = self.log("controller.log")?;
-        let mut server = Server::start(
+        let server = Server::start(
             "controller",
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log),
         )?;
@@ -261,7 +264,7 @@ impl Stand {
     /// Waits until the controller sees the device online.
     pub fn wait_online(&mut self, device: &str) -> Result<()> {
         let online = wait_for("the device to be online", READY_TIMEOUT, || {
-            self.agent.as_mut().map_or(Ok(()), Server::check)?;
+            self.agent.as_ref().map_or(Ok(()), Server::check)?;
             let devices = json_of(&mut self.fleet(&["devices", "--json"]))?;
             let found = |entry: &Value| entry["name"] == device && entry["online"] == true;
             Ok(devices
@@ -337,18 +340,40 @@ impl Stand {
             .unwrap_or_default())
     }
 
+    /// Tells when the controller ends by itself.
+    pub fn watch(&self) -> Option<Watch> {
+        self.controller.as_ref().map(Server::watch)
+    }
+
     /// The first `count` lines of an app's output, as they come back over MQTT.
     pub fn first_lines(&self, app: &str, device: &str, count: usize) -> Result<Vec<String>> {
+        self.first_lines_with(app, device, count, &[])
+    }
+
+    /// The same, given up when one of these ends by itself.
+    pub fn first_lines_with(
+        &self,
+        app: &str,
+        device: &str,
+        count: usize,
+        others: &[Watch],
+    ) -> Result<Vec<String>> {
         let mut child = Lines(
             self.fleet(&["logs", "--follow", device, app])
                 .stdout(Stdio::piped())
                 .spawn()?,
         );
         let stdout = child.0.stdout.take().context("logs has no stdout")?;
-        let lines = BufReader::new(stdout)
-            .lines()
-            .take(count)
-            .collect::<Result<Vec<_>, _>>()?;
+        let (tell, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().take(count);
+            // Nobody listens any more when one of the others has ended.
+            tell.send(lines.collect::<Result<Vec<_>, _>>()).ok();
+        });
+        let lines = wait_for(&format!("the output of {app}"), OUTPUT_TIMEOUT, || {
+            others.iter().try_for_each(Watch::check)?;
+            Ok(heard.try_recv().ok())
+        })??;
         if lines.len() < count {
             bail!("the output of {app} ended after {} lines", lines.len());
         }
@@ -384,7 +409,7 @@ impl Stand {
 
     /// Stops the agent, removes all containers, stops the controller.
     pub fn stop_all(&mut self) -> Result<()> {
-        if let Some(mut agent) = self.agent.take() {
+        if let Some(agent) = self.agent.take() {
             agent.stop()?;
         }
         // In process groups of their own: a second Ctrl-C does not stop the cleaning.
@@ -395,7 +420,7 @@ impl Stand {
         }
         self.controller
             .take()
-            .map_or(Ok(()), |mut controller| controller.stop())
+            .map_or(Ok(()), |controller| controller.stop())
     }
 
     fn log(&self, name: &str) -> Result<File> {

@@ -138,7 +138,7 @@ impl Machine {
     /// Boots, runs, switches off; the command's exit code.
     pub fn run(&self, timeout: Duration) -> Result<i32> {
         let folder = Self::folder()?;
-        let mut machine = self.boot(folder.path())?;
+        let machine = self.boot(folder.path())?;
         let code = wait_for("the command in the virtual machine to end", timeout, || {
             let ended = machine.ended()?;
             match (exit_code(&said(folder.path())), ended) {
@@ -162,7 +162,7 @@ impl Machine {
         meanwhile: impl FnOnce(&str) -> Result<()>,
     ) -> Result<()> {
         let folder = Self::folder()?;
-        let mut machine = self.boot(folder.path())?;
+        let machine = self.boot(folder.path())?;
         let said = wait_for("the virtual machine to begin", timeout, || {
             machine.check()?;
             let said = said(folder.path()).replace('\r', "");

@@ -148,6 +148,26 @@ fn runs_exactly_once(stand: &Stand, app: &str) {
     assert_eq!(processes_of(stand, app), 1, "{}", stand.log_tail("agent.log"));
 }
 
+#[test]
+fn whoever_waits_for_a_controller_is_told_that_it_died() {
+    let mut stand = stand();
+    stand.start_controller(Broker::Embedded).unwrap();
+    let watch = stand.watch().unwrap();
+    let listed = output(Command::new("pgrep").arg("-f").arg(stand.path().join("fleet")));
+    let pid = String::from_utf8(listed.stdout).unwrap();
+    ok(Command::new("kill").args(["-KILL", pid.trim()]));
+    // Far longer than the test may take: it ends as soon as the controller has.
+    let waited = wait_for::<()>("nothing", Duration::from_secs(86_400), || {
+        watch.check()?;
+        Ok(None)
+    });
+    let error = waited.unwrap_err().to_string();
+    assert!(error.contains("controller ended by itself"), "{error}");
+    let lines = stand.first_lines_with("hello", DEVICE, 1, &[watch]);
+    let error = format!("{:#}", lines.unwrap_err());
+    assert!(error.contains("ended"), "{error}");
+}
+
 fn the_main_job(broker: Broker) {
     let stand = running_stand(broker);
     ok(deploy(&stand, "hello", "hello").args(["--env", "GREETING=ahoy", "--wait=60s"]));

@@ -15,7 +15,7 @@ const IMAGE: &str = "docker.io/library/box:latest";
 pub fn start(folder: &Path) -> Result<Server> {
     let log = std::fs::File::create(folder.join("containerd.log"))?;
     let socket = folder.join("containerd.sock");
-    let mut server = Server::start(
+    let server = Server::start(
         "containerd",
         Command::new("containerd")
             .args([
