@@ -106,11 +106,13 @@ fn image_options(board: &str, programs: &BoardPrograms, enroll: Option<PathBuf>)
         enroll,
         settings: None,
         firmware: None,
+        debian_firmware: false,
         preload: Vec::new(),
         apps: None,
         punnet: Some(programs.punnet.clone()),
         kernel: None,
         name: None,
+        no_hotplug: false,
         emulated: true,
     }
 }

@@ -14,7 +14,7 @@ use punnet_boards::{Board, BootLoader, Description, Image};
 use crate::build::target_dir;
 use crate::cross::{self, Compiler};
 use crate::initramfs::Initramfs;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, raspi_firmware};
 use crate::packages;
 use crate::process::{output_of, run, stdout_of};
 
@@ -65,6 +65,9 @@ pub struct Options {
     /// Copy everything in this folder onto the boot partition: the Pi's firmware, a boot loader
     #[arg(long, value_name = "DIR")]
     pub firmware: Option<PathBuf>,
+    /// Put the Pi's firmware onto the boot partition, from Debian's package raspi-firmware (not free software; its licence goes with it)
+    #[arg(long, conflicts_with = "firmware")]
+    pub debian_firmware: bool,
     /// Take this static binary instead of compiling one
     #[arg(long, value_name = "FILE")]
     pub punnet: Option<PathBuf>,
@@ -74,6 +77,9 @@ pub struct Options {
     /// What this system is called: it says so when it starts
     #[arg(long = "system", value_name = "NAME")]
     pub name: Option<String>,
+    /// Leave out the kernel modules that are loaded only when a device asks for them (USB serial, USB disks): a start takes some 2 MiB less RAM
+    #[arg(long)]
+    pub no_hotplug: bool,
     /// For QEMU instead of the board itself
     #[arg(skip)]
     pub emulated: bool,
@@ -115,21 +121,20 @@ pub fn run_command(options: &Options) -> Result<()> {
         made.description.board.arch.platform(),
         made.system.display()
     );
-    let missing = firmware_missing(&made, options.firmware.as_deref());
-    if let Some(what) = missing {
+    let is_given = options.firmware.is_some() || options.debian_firmware;
+    if let Some(what) = firmware_missing(&made).filter(|_| !is_given) {
         println!("{what}");
     }
     Ok(())
 }
 
 /// What the user has to add, when no package of ours has it.
-fn firmware_missing(made: &Artefacts, given: Option<&Path>) -> Option<&'static str> {
+fn firmware_missing(made: &Artefacts) -> Option<&'static str> {
     let loader = made.description.image.as_ref()?.boot_loader;
     match loader {
-        _ if given.is_some() => None,
         BootLoader::Emulator => None,
         BootLoader::RaspberryPi => Some(
-            "The Pi's firmware is not in it. Add it: git clone --depth 1 https://github.com/raspberrypi/firmware && cargo xtask image ... --firmware firmware/boot",
+            "The Pi's firmware is not in it, and it does not start without: add --debian-firmware, or --firmware DIR for another version (docs/boards.md).",
         ),
         BootLoader::Extlinux => {
             Some("The board's boot loader is not in it: write its U-Boot to the card as its manual says.")
@@ -145,6 +150,9 @@ pub fn make(options: &Options, folder: &Path) -> Result<Artefacts> {
         let board = &mut description.board;
         board.kernel_modules.extend(qemu.kernel_modules.iter().cloned());
         board.watchdog = qemu.watchdog.clone().or(board.watchdog.take());
+    }
+    if options.no_hotplug {
+        description.board.hotplug_modules.clear();
     }
     let (board, image) = (&description.board, description.image.as_ref());
     let kernel = match (
@@ -325,11 +333,48 @@ fn boot_files(
     if let Some(folder) = &options.apps {
         run(Command::new("cp").arg("-rL").arg(folder).arg(boot.join("apps")))?;
     }
+    if options.debian_firmware {
+        ensure!(
+            image.boot_loader == BootLoader::RaspberryPi,
+            "{}: only a Raspberry Pi starts with the firmware of raspi-firmware",
+            board.name
+        );
+        put_debian_firmware(boot)?;
+    }
     if let Some(folder) = &options.firmware {
         run(Command::new("cp")
             .args(["-r", "--no-target-directory"])
             .arg(folder)
             .arg(boot))?;
+    }
+    Ok(())
+}
+
+/// Raspberry Pi documentation, "Boot folder contents": `_cd` and `cd` are the ones that `gpu_mem=16` asks for; 4 is the Pi 4's, which has bootcode.bin's part
+/// in its EEPROM.
+const FIRMWARE: [&str; 9] = [
+    "bootcode.bin",
+    "start.elf",
+    "fixup.dat",
+    "start_cd.elf",
+    "fixup_cd.dat",
+    "start4.elf",
+    "fixup4.dat",
+    "start4cd.elf",
+    "fixup4cd.dat",
+];
+
+/// Of every Pi, as one card may start several; who passes it on has to pass its licence on.
+fn put_debian_firmware(boot: &Path) -> Result<()> {
+    let package = raspi_firmware()?;
+    let licence = (
+        "usr/share/doc/raspi-firmware/copyright".to_owned(),
+        "LICENCE.firmware",
+    );
+    let blobs = FIRMWARE.map(|name| (format!("usr/lib/raspi-firmware/{name}"), name));
+    for (from, to) in blobs.into_iter().chain([licence]) {
+        std::fs::copy(package.join(&from), boot.join(to))
+            .with_context(|| format!("Debian's raspi-firmware has no {from}"))?;
     }
     Ok(())
 }
@@ -654,6 +699,23 @@ mod tests {
         let settings = folder.path().join("settings");
         std::fs::write(&settings, "console=on\n").unwrap();
         put_on_card(&made[0], &settings, "punnet.txt").unwrap();
+    }
+
+    #[test]
+    fn debians_firmware_is_on_the_card_with_its_licence() {
+        packages::ensure(PROGRAMS).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let boot = boot_folder(folder.path());
+        put_debian_firmware(&boot).unwrap();
+        let path = folder.path().join("card.img");
+        card(&path, &boot, &[]).unwrap();
+        for name in FIRMWARE {
+            let on_card = read_on_card(&path, name).unwrap().unwrap();
+            assert!(!on_card.is_empty(), "{name}");
+            assert_eq!(on_card, std::fs::read(boot.join(name)).unwrap(), "{name}");
+        }
+        let licence = read_on_card(&path, "LICENCE.firmware").unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&licence).contains("Broadcom"));
     }
 
     #[test]

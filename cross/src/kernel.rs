@@ -17,6 +17,9 @@ use crate::process::{run, stdout_of};
 /// The release whose kernels are taken.
 pub const RELEASE: &str = "bookworm";
 
+/// The part of a suite that is free software.
+const MAIN: &str = "main";
+
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("depmod", "kmod")];
 
@@ -179,7 +182,7 @@ fn aliases(text: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Debian's name of an architecture; its ARMv6 kernel is in the port that has no hard float, which a kernel does not have anyway.
-const fn debian_arch(arch: Arch) -> &'static str {
+pub const fn debian_arch(arch: Arch) -> &'static str {
     match arch {
         Arch::Amd64 => "amd64",
         Arch::Arm64 => "arm64",
@@ -195,15 +198,27 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(arch: &str, suite: &str) -> Result<Self> {
-        let folder = target_dir().join("apt").join(format!("{suite}-{arch}"));
+    /// Of a suite's part `main`, or of `main` and another.
+    fn new(arch: &str, suite: &str, part: &str) -> Result<Self> {
+        let folder = target_dir().join("apt").join(format!("{suite}-{part}-{arch}"));
         for part in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
         let lock = File::create(folder.join("lock"))?;
         lock.lock()?;
         let sources = folder.join("sources.list");
-        std::fs::write(&sources, format!("deb {} {suite} main\n", mirror()?))?;
+        std::fs::write(
+            &sources,
+            format!(
+                "deb {} {suite} {MAIN}{}\n",
+                mirror()?,
+                if part == MAIN {
+                    String::new()
+                } else {
+                    format!(" {part}")
+                }
+            ),
+        )?;
         let at = |name: &str| folder.join(name).display().to_string();
         let options = [
             format!("APT::Architecture={arch}"),
@@ -249,23 +264,39 @@ pub fn mirror() -> Result<String> {
 /// A Debian package for any board, extracted: fetched once.
 pub fn debian_package(package: &str, arch: Arch) -> Result<PathBuf> {
     let name = debian_arch(arch);
-    extracted(package, name, RELEASE, &format!("{package}-{name}"))
+    extracted(package, name, (RELEASE, MAIN), &format!("{package}-{name}"))
+}
+
+/// The firmware that a Raspberry Pi starts with, extracted: Debian's package of it, which is not free software. Fetched once.
+pub fn raspi_firmware() -> Result<PathBuf> {
+    const PACKAGE: &str = "raspi-firmware";
+    extracted(
+        PACKAGE,
+        debian_arch(Arch::Arm64),
+        (RELEASE, "non-free-firmware"),
+        PACKAGE,
+    )
 }
 
 /// A package of Debian's backports for this machine, extracted: fetched once, and not installed, so that everything else keeps the release's own.
 pub fn backport(package: &str) -> Result<PathBuf> {
     let arch = stdout_of(Command::new("dpkg").arg("--print-architecture"))?;
     let suite = format!("{RELEASE}-backports");
-    extracted(package, arch.trim(), &suite, &format!("{package}-{suite}"))
+    extracted(
+        package,
+        arch.trim(),
+        (&suite, MAIN),
+        &format!("{package}-{suite}"),
+    )
 }
 
-fn extracted(package: &str, arch: &str, suite: &str, folder: &str) -> Result<PathBuf> {
+fn extracted(package: &str, arch: &str, (suite, part): (&str, &str), folder: &str) -> Result<PathBuf> {
     let folder = target_dir().join("debian").join(folder);
     if folder.is_dir() {
         return Ok(folder);
     }
     packages::ensure(PROGRAMS)?;
-    let apt = Apt::new(arch, suite)?;
+    let apt = Apt::new(arch, suite, part)?;
     // Somebody may have fetched it while this one waited.
     if !folder.is_dir() {
         run(&mut apt.command("apt-get", &["-qq", "update"]))?;
@@ -292,7 +323,7 @@ fn download(apt: &Apt, package: &str, to: &Path) -> Result<()> {
 
 fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
     eprintln!("==> fetching the kernel, {package} ({arch})");
-    let apt = Apt::new(arch, RELEASE)?;
+    let apt = Apt::new(arch, RELEASE, MAIN)?;
     if folder.is_dir() {
         return Ok(());
     }
