@@ -3,7 +3,9 @@
 //! ran, updates its own system (`system.rs`).
 
 mod alone;
+mod lowest;
 mod measure;
+mod peer;
 mod story;
 mod system;
 mod trouble;
@@ -36,6 +38,12 @@ pub struct Options {
     /// Let its clock count instructions, 2 ns each on one processor: what is measured is the same whatever else this machine does
     #[arg(long)]
     counted: bool,
+    /// Only compare its start with Debian's, where systemd and podman start the same app: same emulated board, RAM, kernel and image
+    #[arg(long, conflicts_with = "interactive")]
+    beside_debian: bool,
+    /// Only search the least RAM with which it enrols, fetches and runs an app, and print what of that is Punnet's
+    #[arg(long, conflicts_with_all = ["interactive", "beside_debian", "memory"])]
+    lowest_memory: bool,
     /// Only boot it, with the terminal as its serial console (Ctrl-A X ends)
     #[arg(long)]
     interactive: bool,
@@ -52,11 +60,19 @@ pub fn run_command(options: &Options) -> Result<()> {
     let variant = Variant {
         memory_mib: options.memory,
         counted: options.counted,
+        ..Variant::default()
     };
+    if options.lowest_memory {
+        return lowest::search(&options.board, &programs, variant);
+    }
+    if options.beside_debian {
+        return peer::beside_debian(&options.board, &programs, variant);
+    }
     scenario(&options.board, programs, variant)
 }
 
 /// Programs for the board and for this machine.
+#[derive(Clone)]
 pub struct BoardPrograms {
     /// The board's device binary.
     punnet: PathBuf,

@@ -1,5 +1,5 @@
-//! A real image of many layers: Debian's root file system by debootstrap, and layers upon it that replace, remove and hide. Made by umoci once, and kept
-//! below the target directory.
+//! Debian's root file system by debootstrap: as a real image of many layers, with layers upon it that replace, remove and hide, made by umoci once and kept
+//! below the target directory; and for an emulated board of another architecture, as far as that goes on this one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+use punnet_boards::Arch;
 
 use crate::build::target_dir;
-use crate::kernel::{RELEASE, mirror};
+use crate::kernel::{RELEASE, debian_arch, mirror};
 use crate::packages;
 use crate::process::stdout_of;
 
@@ -89,6 +90,28 @@ fn make(folder: &Path, layout: &Path) -> Result<()> {
         "/usr/share/doc",
     ])?;
     umoci(&["config", "--image", &image, "--config.cmd", "/bin/sh"])
+}
+
+/// Debian with these packages besides (commas between), fetched and in part unpacked into `root`: `/debootstrap/debootstrap --second-stage` there does the
+/// rest, on that architecture. Takes root.
+pub fn first_stage(arch: Arch, packages: &str, root: &Path) -> Result<()> {
+    packages::ensure(&[("debootstrap", "debootstrap")])?;
+    quiet(
+        Command::new("debootstrap")
+            .args(["--foreign", "--variant=minbase"])
+            .arg(format!("--arch={}", debian_arch(arch)))
+            .arg(format!("--include={packages}"))
+            .arg(RELEASE)
+            .arg(root)
+            .arg(mirror()?),
+    )?;
+    // In a container debootstrap makes a link of it, to the container's own.
+    let proc = root.join("proc");
+    if proc.is_symlink() {
+        fs::remove_file(&proc)?;
+        fs::create_dir(&proc)?;
+    }
+    Ok(())
 }
 
 fn umoci(words: &[&str]) -> Result<()> {

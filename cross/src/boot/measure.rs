@@ -1,45 +1,106 @@
-//! What a board at rest says of itself: writes to its card, and Punnet's share of its memory.
+//! What a board says of itself: how long its start took; at rest, writes to its card, and Punnet's share of its memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::story::{STEP_TIMEOUT, Story};
+use super::story::{ONLINE_TIMEOUT, STEP_TIMEOUT, Story, seconds_before};
+use crate::emulator::Machine;
 
 /// How long what the last step has written takes to reach the card: vm.dirty_expire_centisecs (1 s here), and the journal's commit after it (5 s).
 const SETTLE_TIME: Duration = Duration::from_secs(12);
 /// How long a board at rest is watched: longer than any of the kernel's timers for writing.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 
+/// Of Debian's kernels for every architecture of ours.
+const PAGE_BYTES: i64 = 4096;
+
 /// Clock ticks of proc(5): USER_HZ is 100 on every architecture of ours.
 const TICKS_PER_S: f64 = 100.0;
 
-impl Story {
-    /// Prints where the time from power-on to the app's first output went; `kernel_s` and `output_s` are after the kernel's start.
-    pub(super) fn tell_start(&mut self, firmware_s: f64, kernel_s: f64, output_s: f64) -> Result<()> {
-        let machine = self.machine()?;
+/// Where the time from power-on to the app's first output went: seconds, all but the first after the kernel's start.
+pub(super) struct Start {
+    firmware_s: f64,
+    kernel_s: f64,
+    container_s: f64,
+    output_s: f64,
+}
+
+impl Start {
+    /// Waits until the app `hello` runs on a board without network, and asks the board when what began. Its first line begins with `greeting`.
+    pub(super) fn of(machine: &mut Machine, switched_on: Instant, greeting: &str) -> Result<Self> {
+        let kernel_s = machine.wait_for("the first process", ONLINE_TIMEOUT, |output| {
+            Ok(seconds_before(output, " s after the kernel"))
+        })?;
+        let firmware_s = switched_on.elapsed().as_secs_f64() - kernel_s;
+        machine.wait_for("the console", ONLINE_TIMEOUT, |output| {
+            Ok(output.contains("punnet> ").then_some(()))
+        })?;
+        // The agent starts it as soon as it can; nobody is there to tell us but the board itself.
+        machine.ask_until("ps", STEP_TIMEOUT, |answer| {
+            answer.contains("hello") && answer.contains("running")
+        })?;
+        let said = machine.ask_until("logs hello", STEP_TIMEOUT, |answer| answer.contains(": "))?;
+        ensure!(said.contains(greeting), "not {greeting:?} is what runs: {said}");
+        let output_s = seconds_before(&said, " s after the kernel").context("the app says no time")?;
         let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| answer.contains(" /hello "))?;
         let line = processes.lines().find(|line| line.contains(" /hello "));
         let pid = line
             .and_then(|line| line.split_whitespace().next())
             .context("just seen")?;
-        // proc_pid_stat(5): starttime is field 22, the 20th behind the name.
-        let ticks = |answer: &str| {
-            let (_, fields) = answer.split_once("(hello) ")?;
-            fields.split_whitespace().nth(19)?.parse::<f64>().ok()
-        };
         let stat = machine.ask_until(&format!("cat /proc/{pid}/stat"), STEP_TIMEOUT, |answer| {
-            ticks(answer).is_some()
+            started_at_s(answer).is_some()
         })?;
-        let cloned_s = ticks(&stat).context("asked until it is there")? / TICKS_PER_S;
-        println!(
-            "    | start: emulator {firmware_s:.2} s, kernel {kernel_s:.2} s, punnet to the container's process {:.2} s, from there to its first output {:.2} s",
-            cloned_s - kernel_s,
-            output_s - cloned_s
-        );
-        Ok(())
+        Ok(Self {
+            firmware_s,
+            kernel_s,
+            container_s: started_at_s(&stat).context("asked until it is there")?,
+            output_s,
+        })
     }
 
+    /// From the first process on.
+    pub(super) fn after_pid_1_s(&self) -> f64 {
+        self.output_s - self.kernel_s
+    }
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "start: emulator {:.2} s, kernel {:.2} s, punnet to the container's process {:.2} s, from there to its first output {:.2} s",
+            self.firmware_s,
+            self.kernel_s,
+            self.container_s - self.kernel_s,
+            self.output_s - self.container_s
+        )
+    }
+}
+
+/// When the app's process began, seconds after the kernel, once a text has its line of proc_pid_stat(5): starttime is field 22, the 20th behind the name.
+pub(super) fn started_at_s(text: &str) -> Option<f64> {
+    let (_, fields) = text.split_once("(hello) ")?;
+    let ticks = fields.lines().next()?.split_whitespace().nth(19)?;
+    Some(ticks.parse::<f64>().ok()? / TICKS_PER_S)
+}
+
+/// How many sockets there are, and what the kernel has for them, bytes: the object of each, and the pages of what is queued (net/core/sock.c,
+/// proto_seq_printf: name, size, sockets, pages or -1, ...).
+fn sockets(protocols: &str) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for line in protocols.lines() {
+        let mut words = line.split_whitespace().skip(1).map(str::parse::<i64>);
+        if let (Some(Ok(size)), Some(Ok(count)), Some(Ok(pages))) = (words.next(), words.next(), words.next())
+        {
+            let bytes = size * count + pages.max(0) * PAGE_BYTES;
+            sum = (sum.0 + count.unsigned_abs(), sum.1 + bytes.unsigned_abs());
+        }
+    }
+    sum
+}
+
+impl Story {
     /// A card lives for so many writes: a board at rest makes none.
     pub(super) fn rest_without_writing(&mut self) -> Result<()> {
         let machine = self.machine()?;
@@ -55,7 +116,8 @@ impl Story {
         Ok(())
     }
 
-    /// Prints what all processes of Punnet take together (proc(5): smaps_rollup, status), and what the board has.
+    /// Prints what all processes of Punnet take together (proc(5): smaps_rollup, status), what the kernel has for its sockets, and what the board has. No app
+    /// has a socket of its own here, so all there are are Punnet's.
     pub(super) fn tell_memory(&mut self) -> Result<()> {
         let machine = self.machine()?;
         let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| {
@@ -93,10 +155,27 @@ impl Story {
             of("/proc/meminfo", "MemTotal:")?,
             of("/proc/meminfo", "MemAvailable:")?,
         ];
+        let protocols = machine.ask_until("cat /proc/net/protocols", STEP_TIMEOUT, |answer| {
+            answer.contains("TCP ")
+        })?;
+        let (sockets, sockets_bytes) = sockets(&protocols);
         println!(
-            "    | memory: {total} KiB, {available} available; Punnet's {} processes: PSS {pss_kib} KiB, page tables {tables_kib} KiB",
-            pids.len()
+            "    | memory: {total} KiB, {available} available; Punnet's {} processes: PSS {pss_kib} KiB, page tables {tables_kib} KiB, the kernel's for its {sockets} sockets {} KiB",
+            pids.len(),
+            sockets_bytes.div_ceil(1024)
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sockets_are_counted_with_their_queues_and_without_what_is_not_told() {
+        let protocols = "protocol  size sockets  memory press maxhdr  slab module     cl co\n\
+            PACKET    1472      0      -1   NI       0   no   kernel      n  n\n\
+            UNIX      1024      3      -1   NI       0   yes  kernel      n  n\n\
+            TCP       2304      2       5   no     320   yes  kernel      y  y\n";
+        assert_eq!(super::sockets(protocols), (5, 3 * 1024 + 2 * 2304 + 5 * 4096));
     }
 }

@@ -8,10 +8,12 @@ use punnet_boards::Arch;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::measure::Start;
 use super::{BoardPrograms, image_options};
 use crate::emulator::{Conditions, Machine, RebootFlag};
 use crate::image::{self, Artefacts};
 use crate::mosquitto::Mosquitto;
+use crate::process::Watch;
 use crate::stand::{Broker, Stand, json_of};
 
 /// The device's name in the fleet.
@@ -19,9 +21,11 @@ pub(super) const DEVICE: &str = "board";
 /// The controller's name at a broker that asks for one.
 const CONTROLLER: &str = "fleet";
 /// From power-on to being online, on an emulated board on a loaded machine.
-const ONLINE_TIMEOUT: Duration = Duration::from_secs(600);
+pub(super) const ONLINE_TIMEOUT: Duration = Duration::from_secs(600);
 /// For one thing that the fleet asks for.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// For either on a board that may have too little RAM: several times what it takes with enough.
+const TRIED_TIMEOUT: Duration = Duration::from_secs(180);
 /// What makes the second version's transfer long enough to be cut: it does not compress.
 const BALLAST_BYTES: usize = 6 << 20;
 /// The board whose fleet has Mosquitto with TLS and passwords. It has a clock, so that certificates are good from the start.
@@ -57,6 +61,37 @@ pub struct Variant {
     pub memory_mib: Option<u32>,
     /// A clock that goes by its instructions.
     pub counted: bool,
+    /// It may well not work: nobody waits for it as long as for one that shall.
+    pub is_tried: bool,
+    /// Without the modules that only devices ask for.
+    pub no_hotplug: bool,
+}
+
+impl Variant {
+    /// More words for QEMU.
+    pub(super) fn arguments(self) -> Vec<String> {
+        let memory = self.memory_mib.map(|mib| ["-m".into(), mib.to_string()]);
+        let counted = self.counted.then(|| BY_INSTRUCTIONS.map(str::to_owned));
+        memory.into_iter().chain(counted).flatten().collect()
+    }
+
+    /// For the board to be online, and for one thing that the fleet asks for.
+    const fn patience(self) -> Duration {
+        if self.is_tried {
+            TRIED_TIMEOUT
+        } else {
+            STEP_TIMEOUT
+        }
+    }
+
+    /// More words for the kernel: without room for frame buffers and the like, which a board this small does not have, and for the tests of ciphers, in
+    /// which the kernel itself runs out of memory.
+    pub(super) const fn words(self) -> &'static [&'static str] {
+        match self.memory_mib {
+            Some(_) => &["cma=0", "cryptomgr.notests"],
+            None => &[],
+        }
+    }
 }
 
 /// The whole story, on one board.
@@ -102,6 +137,10 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
     }
     step("switching off in order");
     story.power_off()?;
+    if board == BOARD_ON_MOSQUITTO {
+        step("telling the fleet what is wrong");
+        story.tell_fleet_of_trouble()?;
+    }
     if board == BOARD_WITH_LED {
         step("blinking");
         story.show_trouble_by_led()?;
@@ -135,10 +174,8 @@ pub(super) struct Story {
     machine: Option<Machine>,
     /// What the firmware was told by the last restart.
     flag: RebootFlag,
-    /// RAM, when it is not what the board has.
-    memory_mib: Option<u32>,
-    /// Whether the machine's clock goes by its instructions.
-    counted: bool,
+    /// What the board is given that is not its own.
+    variant: Variant,
     /// The card's switch is at "lock".
     pub(super) read_only: bool,
     /// The board's programs, for another version of its system.
@@ -151,7 +188,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    fn new(board: &str, programs: BoardPrograms, variant: Variant) -> Result<Self> {
+    pub(super) fn new(board: &str, programs: BoardPrograms, variant: Variant) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("punnet-boot-").tempdir()?;
         let arch = crate::cross::board(board)?.board.arch;
         let mut stand = Stand::new(programs.here.clone())?;
@@ -166,6 +203,7 @@ impl Story {
             std::fs::write(&settings, FIXED_ADDRESS)?;
             options.settings = Some(settings);
         }
+        options.no_hotplug = variant.no_hotplug;
         let artefacts = image::make(&options, folder.path())?;
         if board == BOARD_WITH_UPDATES {
             let config = image::read_on_card(&artefacts.card, "config.txt")?.context("a card has one")?;
@@ -187,8 +225,7 @@ impl Story {
             mosquitto,
             machine: None,
             flag: RebootFlag::None,
-            memory_mib: variant.memory_mib,
-            counted: variant.counted,
+            variant,
             read_only: false,
             programs,
         })
@@ -207,7 +244,10 @@ impl Story {
 
     fn bring_fleet_back(&mut self) -> Result<()> {
         self.mosquitto.as_mut().map_or(Ok(()), Mosquitto::begin)?;
-        start_controller(&mut self.stand, self.mosquitto.as_ref())
+        start_controller(&mut self.stand, self.mosquitto.as_ref())?;
+        let fleet = self.fleet();
+        self.machine()?.needs(fleet);
+        Ok(())
     }
 
     pub(super) const fn platform(&self) -> &'static str {
@@ -234,31 +274,40 @@ impl Story {
         if self.artefacts.description.board.name == BOARD_AT_REST {
             words.extend(WRITES_SOON);
         }
-        let memory = self.memory_mib.map(|mib| mib.to_string());
-        let mut arguments = arguments.to_vec();
-        if let Some(memory) = &memory {
-            arguments.extend(["-m", memory]);
-            // Without room for frame buffers and the like, which a board this small does not have, and for the tests of ciphers, in which the kernel
-            // itself runs out of memory.
-            words.extend(["cma=0", "cryptomgr.notests"]);
-        }
-        if self.counted {
-            arguments.extend(BY_INSTRUCTIONS);
-        }
+        words.extend(self.variant.words());
+        let more = self.variant.arguments();
+        let arguments: Vec<_> = arguments
+            .iter()
+            .copied()
+            .chain(more.iter().map(String::as_str))
+            .collect();
         let conditions = Conditions {
             flag: std::mem::take(&mut self.flag),
             read_only: self.read_only,
             arguments: &arguments,
             network,
         };
-        self.machine = Some(Machine::start(&self.artefacts, &words, &conditions)?);
+        let mut machine = Machine::start(&self.artefacts, &words, &conditions)?;
+        machine.needs(self.fleet());
+        self.machine = Some(machine);
         Ok(())
+    }
+
+    /// Controller and broker, as far as they run: without them nothing that is waited for comes.
+    fn fleet(&self) -> Vec<Watch> {
+        let broker = self.mosquitto.as_ref().and_then(Mosquitto::watch);
+        self.stand.watch().into_iter().chain(broker).collect()
+    }
+
+    /// The first lines of an app's output.
+    fn first_lines(&self, app: &str, count: usize) -> Result<Vec<String>> {
+        self.stand.first_lines_with(app, DEVICE, count, &self.fleet())
     }
 
     pub(super) fn wait_online(&mut self) -> Result<()> {
         let devices = || json_of(&mut self.stand.fleet(&["devices", "--json"]));
         let machine = self.machine.as_mut().context("the board is off")?;
-        machine.wait_for("the board to be online", ONLINE_TIMEOUT, |_| {
+        machine.wait_for("the board to be online", self.variant.patience(), |_| {
             let devices = devices()?;
             let online = |entry: &Value| entry["name"] == DEVICE && entry["online"] == true;
             Ok(devices
@@ -292,13 +341,13 @@ impl Story {
         self.stand.add_image(&layout)
     }
 
-    fn deploy_first(&mut self) -> Result<()> {
+    pub(super) fn deploy_first(&mut self) -> Result<()> {
         self.add_image(0)?;
         // Good at once, so that it is what the board goes back to.
         let options = ["--env", "GREETING=first", "--soak", "0s", "--", "--uptime"];
         self.stand.begin_deploy("hello", DEVICE, &options)?;
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
-        let lines = self.stand.first_lines("hello", DEVICE, 2)?;
+        let lines = self.first_lines("hello", 2)?;
         ensure!(
             lines[0].starts_with("first: "),
             "the app's output came back as {lines:?}"
@@ -341,24 +390,10 @@ impl Story {
     fn start_offline(&mut self) -> Result<()> {
         let began = Instant::now();
         self.switch_on()?;
-        let machine = self.machine()?;
-        let kernel_s = machine.wait_for("the first process", ONLINE_TIMEOUT, |output| {
-            Ok(seconds_before(output, " s after the kernel"))
-        })?;
-        let firmware_s = began.elapsed().as_secs_f64() - kernel_s;
-        self.wait_console()?;
-        let machine = self.machine()?;
-        // The agent starts it as soon as it can; nobody is there to tell us but the board itself.
-        machine.ask_until("ps", STEP_TIMEOUT, |answer| {
-            answer.contains("hello") && answer.contains("running")
-        })?;
-        let said = machine.ask_until("logs hello", STEP_TIMEOUT, |answer| answer.contains(": "))?;
-        ensure!(
-            said.contains("first: "),
-            "not the last-known-good version runs: {said}"
-        );
-        let output_s = seconds_before(&said, " s after the kernel").context("the app says no time")?;
-        self.tell_start(firmware_s, kernel_s, output_s)
+        // The last-known-good version.
+        let start = Start::of(self.machine()?, began, "first: ")?;
+        println!("    | {start}");
+        Ok(())
     }
 
     fn complete_update(&mut self) -> Result<()> {
@@ -367,7 +402,7 @@ impl Story {
         self.wait_app("hello", "to be the second version", |app| {
             app["state"] == "running" && app["as_wanted"] == true
         })?;
-        let lines = self.stand.first_lines("hello", DEVICE, 1)?;
+        let lines = self.first_lines("hello", 1)?;
         ensure!(lines[0].starts_with("second: "), "after the update: {lines:?}");
         println!("    | {}", lines[0]);
         Ok(())
@@ -390,7 +425,7 @@ impl Story {
         ];
         self.stand.begin_deploy("blink", DEVICE, &options)?;
         self.wait_app("blink", "to have switched a line", |app| app["state"] == "exited")?;
-        let lines = self.stand.first_lines("blink", DEVICE, 3)?;
+        let lines = self.first_lines("blink", 3)?;
         let want = [1, 0, 1].map(|level| format!("line 5 set to {level}, reads {level}"));
         ensure!(lines == want, "the line did not follow: {lines:?}");
         println!("    | {}", lines[0]);
@@ -441,12 +476,32 @@ impl Story {
         Ok(())
     }
 
+    /// Waits until what the fleet knows to be wrong with the board has these in it, or until nothing is when none is given.
+    pub(super) fn wait_troubles(&mut self, wanted: &[&str]) -> Result<()> {
+        let stand = &self.stand;
+        let machine = self.machine.as_mut().context("the board is off")?;
+        let mut last = Value::Null;
+        let done = machine.wait_for("the fleet to know what is wrong", STEP_TIMEOUT, |_| {
+            last = json_of(&mut stand.fleet(&["status", DEVICE, "--json"]))?[0]["troubles"].clone();
+            let troubles: Vec<_> = last
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let is_told = |want: &&str| troubles.iter().any(|trouble| trouble.contains(want));
+            let all = wanted.iter().all(is_told) && troubles.is_empty() == wanted.is_empty();
+            Ok(all.then_some(()))
+        });
+        done.with_context(|| format!("the fleet knows: {last}"))
+    }
+
     /// Waits until the fleet's view of the app is as wanted.
     pub(super) fn wait_app(&mut self, app: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
         let stand = &self.stand;
         let machine = self.machine.as_mut().context("the board is off")?;
         let mut last = Value::Null;
-        let done = machine.wait_for(&format!("{app} {what}"), STEP_TIMEOUT, |_| {
+        let done = machine.wait_for(&format!("{app} {what}"), self.variant.patience(), |_| {
             last = stand.app(DEVICE, app)?;
             Ok(wanted(&last).then_some(()))
         });
@@ -472,7 +527,7 @@ fn start_controller(stand: &mut Stand, broker: Option<&Mosquitto>) -> Result<()>
 }
 
 /// The number in front of a text, in the first line that has it.
-fn seconds_before(output: &str, text: &str) -> Option<f64> {
+pub(super) fn seconds_before(output: &str, text: &str) -> Option<f64> {
     let (before, _) = output.split_once(text)?;
     before.rsplit([' ', '\n']).next()?.parse().ok()
 }

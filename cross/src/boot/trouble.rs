@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
 
 use super::story::{DEVICE, STEP_TIMEOUT, Story};
@@ -95,8 +95,10 @@ impl Story {
         let enrolment = self.enrol()?;
         image::put_on_card(&card, &enrolment, "enrolment.json")?;
         self.switch_on()?;
-        self.expect_troubles(&["no data partition", "kept in RAM until this is mended"])?;
+        let wrong = ["no data partition", "kept in RAM until this is mended"];
+        self.expect_troubles(&wrong)?;
         self.wait_online()?;
+        self.wait_troubles(&wrong)?;
         self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")?;
         self.cut_power()
     }
@@ -123,6 +125,25 @@ impl Story {
             "no data partition",
         ])?;
         self.cut_power()
+    }
+
+    /// As long as it is so, and no longer. The board is off.
+    pub(super) fn tell_fleet_of_trouble(&mut self) -> Result<()> {
+        let card = self.artefacts.card.clone();
+        let settings = image::read_on_card(&card, "punnet.txt")?.context("a card has one")?;
+        let file = self.folder.path().join("settings-of-trouble");
+        for (more, wanted) in [
+            ("hostnme=kitchen\n", &["there is no key \"hostnme\""][..]),
+            ("", &[]),
+        ] {
+            std::fs::write(&file, [&*settings, more.as_bytes()].concat())?;
+            image::put_on_card(&card, &file, "punnet.txt")?;
+            self.switch_on()?;
+            self.wait_online()?;
+            self.wait_troubles(wanted)?;
+            self.cut_power()?;
+        }
+        Ok(())
     }
 
     /// With all apps as they shall be the LED would be steady.
