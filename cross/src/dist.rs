@@ -322,8 +322,9 @@ fn package(shared: &Shared, program: &Path, debian: &str, tree: &Path, output: &
     }
     let doc = at("usr/share/doc/punnet");
     put(&doc.join("copyright"), COPYRIGHT.as_bytes(), 0o644)?;
+    put(&doc.join("changelog.gz"), &gzip(changelog()?.as_bytes())?, 0o644)?;
     put(
-        &doc.join("changelog.gz"),
+        &doc.join("CHANGELOG.md.gz"),
         &gzip(&fs::read(root().join("CHANGELOG.md"))?)?,
         0o644,
     )?;
@@ -332,7 +333,7 @@ fn package(shared: &Shared, program: &Path, debian: &str, tree: &Path, output: &
     }
     let kib = fs::metadata(program)?.len().div_ceil(1024);
     let control = format!(
-        "Package: punnet\nVersion: {VERSION}\nArchitecture: {debian}\nMaintainer: The Punnet authors <punnet@punnet.example>\nInstalled-Size: {kib}\n\
+        "Package: punnet\nVersion: {VERSION}\nArchitecture: {debian}\nMaintainer: {MAINTAINER}\nInstalled-Size: {kib}\n\
          Section: admin\nPriority: optional\nHomepage: https://github.com/punnet/punnet\nRecommends: ca-certificates\nSuggests: uidmap\n\
          Description: container runtime and fleet agent for small boards\n \
          Builds, fetches and runs OCI containers on Raspberry Pi-class boards with no\n daemon and hardly any memory of its own, from files in /etc/punnet/apps or as\n \
@@ -361,13 +362,28 @@ fn package(shared: &Shared, program: &Path, debian: &str, tree: &Path, output: &
         .stdout(Stdio::null()))
 }
 
+const MAINTAINER: &str = "The Punnet authors <punnet@punnet.example>";
+
+/// deb-changelog(5); what has changed is told elsewhere.
+fn changelog() -> Result<String> {
+    let date = stdout_of(
+        Command::new("date")
+            .args(["--utc", "--rfc-email", "--date"])
+            .arg(format!("@{}", epoch_s()))
+            .env("LC_ALL", "C"),
+    )?;
+    Ok(format!(
+        "punnet ({VERSION}) stable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {MAINTAINER}  {date}"
+    ))
+}
+
 const COPYRIGHT: &str = "\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: punnet
 Source: https://github.com/punnet/punnet
 
 Files: *
-Copyright: The Punnet authors
+Copyright: 2026 The Punnet authors
 License: Apache-2.0
  On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.
 ";

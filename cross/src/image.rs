@@ -628,6 +628,9 @@ mod tests {
 
     use super::*;
 
+    /// Whoever puts the time into a file system does so in seconds; FAT has every second one.
+    const FAT_TICK: std::time::Duration = std::time::Duration::from_millis(2100);
+
     fn boot_folder(folder: &Path) -> PathBuf {
         let boot = folder.join("boot");
         std::fs::create_dir_all(boot.join("a")).unwrap();
@@ -656,8 +659,7 @@ mod tests {
                 std::fs::create_dir_all(&folder).unwrap();
                 let path = folder.join("card.img");
                 card(&path, &boot_folder(&folder), std::slice::from_ref(&archive)).unwrap();
-                // Whoever puts the time into a file system does so in seconds; FAT has every second one.
-                std::thread::sleep(std::time::Duration::from_millis(2100));
+                std::thread::sleep(FAT_TICK);
                 path
             })
             .collect();
@@ -699,6 +701,50 @@ mod tests {
         let settings = folder.path().join("settings");
         std::fs::write(&settings, "console=on\n").unwrap();
         put_on_card(&made[0], &settings, "punnet.txt").unwrap();
+    }
+
+    #[test]
+    fn an_image_made_twice_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("apps")).unwrap();
+        for name in ["apps/b.yaml", "apps/a.yaml", "index.json"] {
+            std::fs::write(path(name), "image: hello:1\n").unwrap();
+        }
+        run(Command::new("tar")
+            .arg("-cf")
+            .arg(path("hello.tar"))
+            .arg("-C")
+            .arg(folder.path())
+            .arg("index.json"))
+        .unwrap();
+        let made = ["one", "a folder with another name"].map(|name| {
+            let options = Options {
+                board: "qemu-x86_64".into(),
+                enroll: Some(path("apps/a.yaml")),
+                settings: None,
+                preload: vec![path("hello.tar")],
+                apps: Some(path("apps")),
+                firmware: None,
+                debian_firmware: false,
+                // Whatever the program is, it is packed as it is.
+                punnet: Some(packages::busybox().unwrap()),
+                kernel: None,
+                name: Some("first".into()),
+                no_hotplug: false,
+                emulated: false,
+            };
+            let made = make(&options, &path(name)).unwrap();
+            std::thread::sleep(FAT_TICK);
+            made
+        });
+        let same = |a: &Path, b: &Path| {
+            run(Command::new("diff").arg("--recursive").arg(a).arg(b)).unwrap();
+        };
+        let [one, two] = &made;
+        same(&one.card, &two.card);
+        same(&one.initramfs, &two.initramfs);
+        same(&one.system, &two.system);
     }
 
     #[test]
