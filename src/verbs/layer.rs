@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 use punnet_images::Image;
@@ -17,13 +18,13 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6_u32 as _);
 /// What `--writable-layer` says, or what this kernel can do.
 pub fn choose(given: &Given, folders: &Folders) -> Result<Layer, CliError> {
     match given.one("writable-layer") {
-        None if has_overlay() => Ok(Layer::OnDisk),
-        None => {
-            eprintln!(
-                "punnet: this kernel has no overlayfs (CONFIG_OVERLAY_FS): the container gets a copy of the image's files"
-            );
-            Ok(Layer::Copied)
-        }
+        None => Ok(match why_not_overlay(overlay()) {
+            None => Layer::OnDisk,
+            Some(why) => {
+                eprintln!("punnet: {why}: the container gets a copy of the image's files");
+                Layer::Copied
+            }
+        }),
         Some("disk") => Ok(Layer::OnDisk),
         Some("copy") => Ok(Layer::Copied),
         Some("ram") => {
@@ -59,14 +60,28 @@ pub fn copy(image: &Image, to: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Asks the kernel, which loads its module for that. An ordinary user may not ask: overlayfs is looked for in the list then, and its absence said by the mount.
-fn has_overlay() -> bool {
+/// Asks the kernel, which loads its module for that: root's containers are asked for as root, an ordinary user's in a user namespace like theirs.
+fn overlay() -> nix::Result<()> {
+    if !geteuid().is_root() {
+        return punnet_runtime::probe::overlay_in_user_namespace();
+    }
     let listed = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    listed
-        .lines()
-        .any(|line| line.trim_start_matches("nodev").trim() == "overlay")
-        || !geteuid().is_root()
-        || punnet_runtime::probe::file_system("overlay") != Err(nix::errno::Errno::ENODEV)
+    let is_overlay = |line: &str| line.trim_start_matches("nodev").trim() == "overlay";
+    match listed.lines().any(is_overlay) {
+        true => Ok(()),
+        false => punnet_runtime::probe::file_system("overlay"),
+    }
+}
+
+/// What stands against it. Another error is told by the mount, which knows more.
+fn why_not_overlay(asked: nix::Result<()>) -> Option<&'static str> {
+    match asked {
+        Err(Errno::ENODEV) => Some("this kernel has no overlayfs (CONFIG_OVERLAY_FS)"),
+        Err(Errno::EPERM | Errno::EACCES) if !geteuid().is_root() => {
+            Some("this kernel refuses overlayfs to the containers of an ordinary user (Linux 5.11 does not)")
+        }
+        _ => None,
+    }
 }
 
 /// What is promised to be in RAM is.

@@ -91,7 +91,7 @@ const RUN_FLAGS: &[Flag] = &[
     valued(
         "writable-layer",
         "disk|ram|copy",
-        "Where what the container writes goes: ram spares the flash and is gone after a reboot; copy needs no overlayfs [disk; copy where the kernel has no overlayfs]",
+        "Where what the container writes goes: ram spares the flash and is gone after a reboot; copy needs no overlayfs [disk; copy where the kernel has no overlayfs, or none for this user]",
     ),
     sign::VOUCHED_BY,
     flag(

@@ -1,6 +1,7 @@
 //! `punnet build`: steps that run, as root and as an ordinary user, and what is left when they fail or are stopped.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -67,16 +68,25 @@ impl Bench {
     }
 
     fn punnet(&self, args: &[&str]) -> Command {
-        let mut command = if self.is_ordinary && geteuid().is_root() {
+        self.punnet_by(&[], args)
+    }
+
+    /// The same, executed by another program.
+    pub fn punnet_by(&self, by: &[&str], args: &[&str]) -> Command {
+        let mut words: Vec<OsString> = Vec::new();
+        let is_other = self.is_ordinary && geteuid().is_root();
+        if is_other {
             let id = ORDINARY_UID.to_string();
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
-            command.arg(self.path("punnet"));
-            command
-        } else {
-            Command::new(env!("CARGO_BIN_EXE_punnet"))
-        };
+            words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(OsString::from));
+        }
+        words.extend(by.iter().map(OsString::from));
+        words.push(match is_other {
+            true => self.path("punnet").into(),
+            false => env!("CARGO_BIN_EXE_punnet").into(),
+        });
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(args)
             .env("PUNNET_DATA_ROOT", self.path("data"))
             .env("PUNNET_RUN_ROOT", self.path("run"))

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use xtask::stand::{Stand, json_of};
 
+use crate::build::Bench;
 use crate::support::{fails, ok, output, stand_with_image};
 
 /// The image again, without its layers.
@@ -418,4 +419,41 @@ fn a_kernel_without_overlayfs_gets_a_copy_and_says_so() {
         refused.contains("type overlay: EPERM") && refused.contains("--writable-layer copy"),
         "{refused}"
     );
+}
+
+#[test]
+fn an_ordinary_user_whom_overlayfs_is_refused_gets_a_copy_and_is_told() {
+    let bench = Bench::ordinary();
+    let text =
+        "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nCMD [\"/bin/busybox\", \"echo\", \"here\"]\n";
+    ok(&mut bench.build(text, &["--quiet", "--tag", "app"]));
+    for (error, why) in [
+        ("EPERM", "refuses overlayfs to the containers of an ordinary user"),
+        ("ENODEV", "this kernel has no overlayfs"),
+    ] {
+        // The first process that is made asks the kernel; the second is the container's.
+        let inject = format!("inject=clone3:error={error}:when=1");
+        let strace = [
+            "strace",
+            "-qqq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=clone3",
+            "-e",
+            &inject,
+        ];
+        let ran = output(&mut bench.punnet_by(&strace, &["run", "--name", error, "app"]));
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(String::from_utf8(ran.stdout).unwrap(), "here\n", "{said}");
+        assert!(
+            said.contains(why) && said.contains("a copy of the image's files"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let copy = format!("data/containers/{error}/rootfs/bin/busybox");
+        assert!(bench.path(&copy).is_file());
+    }
+    let ran = output(&mut bench.punnet_by(&[], &["run", "--rm", "app"]));
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
 }
