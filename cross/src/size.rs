@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSymbol, SymbolKind};
+use punnet_boards::Arch;
 
 use crate::build::{self, Strip, static_target};
+use crate::cross::{self, Compiler};
 
 /// Feature sets of the device binary, smallest first, and the most KiB each may weigh on the machine that runs the tests (x86-64 with glibc's
 /// static half, which alone is some 800 KiB; the budgets of the ARM boards are for musl). About a tenth over what was measured when it was set.
@@ -27,17 +29,21 @@ pub struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Weigh what this board gets (cross-compiled, musl) instead of a build for this machine; it has no budget
+    #[arg(long, value_name = "BOARD")]
+    board: Option<String>,
 }
 
 /// Prints the tables; fails when a feature set has outgrown its budget.
 pub fn run(options: &Options) -> Result<()> {
-    let features = by_feature()?;
+    let builds = Builds::of(options.board.as_deref())?;
+    let features = by_feature(&builds)?;
     let outgrown: Vec<_> = features
         .iter()
-        .filter(|(_, bytes, budget_kib)| bytes.div_ceil(1024) > *budget_kib)
+        .filter(|(_, bytes, budget_kib)| options.board.is_none() && bytes.div_ceil(1024) > *budget_kib)
         .map(|(name, ..)| *name)
         .collect();
-    let crates = by_crate(&build::device_binary("punnet", &[], Strip::No)?)?;
+    let crates = by_crate(&builds.build(&[], Strip::No)?)?;
     if options.json {
         let features: BTreeMap<_, _> = features.iter().map(|(name, bytes, _)| (name, bytes)).collect();
         println!(
@@ -46,9 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
         );
         return within_budget(&outgrown);
     }
-    let target = static_target()?;
-    let linked = if target.is_static { "static" } else { "dynamic" };
-    println!("punnet, stripped, {linked}, {}\n", target.triple);
+    println!("punnet, stripped, {}\n", builds.target()?);
     println!("{:<34} {:>10} {:>10} {:>10}", "features", "KiB", "adds", "budget");
     let mut before = 0;
     for (name, bytes, budget_kib) in features {
@@ -85,9 +89,42 @@ fn within_budget(outgrown: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn by_feature() -> Result<Vec<(&'static str, u64, u64)>> {
+/// Where binaries come from.
+enum Builds {
+    Here,
+    Board(Compiler, Arch),
+}
+
+impl Builds {
+    fn of(board: Option<&str>) -> Result<Self> {
+        Ok(match board {
+            None => Self::Here,
+            Some(name) => Self::Board(Compiler::find()?, cross::board(name)?.board.arch),
+        })
+    }
+
+    fn build(&self, features: &[&str], strip: Strip) -> Result<PathBuf> {
+        match self {
+            Self::Here => build::device_binary("punnet", features, strip),
+            Self::Board(compiler, arch) => compiler.build_with("punnet", *arch, features, strip),
+        }
+    }
+
+    fn target(&self) -> Result<String> {
+        Ok(match self {
+            Self::Here => {
+                let target = static_target()?;
+                let linked = if target.is_static { "static" } else { "dynamic" };
+                format!("{linked}, {}", target.triple)
+            }
+            Self::Board(_, arch) => format!("static, {}", arch.target()),
+        })
+    }
+}
+
+fn by_feature(builds: &Builds) -> Result<Vec<(&'static str, u64, u64)>> {
     let weigh = |(name, features, budget): (&'static str, &[&str], u64)| {
-        let binary = build::device_binary("punnet", features, Strip::Yes)?;
+        let binary = builds.build(features, Strip::Yes)?;
         Ok((name, std::fs::metadata(&binary)?.len(), budget))
     };
     BUDGETS.into_iter().map(weigh).collect()

@@ -4,7 +4,7 @@
 //! Nothing of the suite is here: docs/runtime-spec.md says how it is built, and what came of it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,10 +20,24 @@ use crate::vm::Machine;
 const REFERENCES: [&str; 2] = ["crun", "runc"];
 
 /// Programs that are needed, and the Debian package of each.
-const PROGRAMS: &[(&str, &str)] = &[("crun", "crun"), ("runc", "runc"), ("secilc", "secilc")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("crun", "crun"),
+    ("runc", "runc"),
+    ("secilc", "secilc"),
+    ("apparmor_parser", "apparmor"),
+];
 
-/// One of the programs asks for an SELinux label, which crun drops and we refuse where the kernel has none.
-const KERNEL_WORDS: &str = "security=selinux selinux=1 enforcing=0";
+/// Two of the programs ask for a label, which crun drops and we refuse where the kernel has none: all run where SELinux is on, but this one, which runs
+/// where AppArmor is. A kernel has one of them.
+const APPARMOR: &str = "linux_process_apparmor_profile";
+const WITH_SELINUX: &str = "security=selinux selinux=1 enforcing=0";
+const WITH_APPARMOR: &str = "security=apparmor";
+
+/// The profile that it asks for and does not bring; it allows everything.
+const PROFILE: &str = "profile acme_secure_profile flags=(attach_disconnected) {
+    file, capability, network, mount, umount, pivot_root, signal, ptrace, unix,
+}
+";
 
 /// How long all of it may take, emulated: some ten minutes are usual.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -67,18 +81,34 @@ pub fn run_command(options: &Options) -> Result<()> {
             .flat_map(|only| ["--only".to_owned(), only.clone()]),
     );
     command.extend(options.verbose.then(|| "--verbose".to_owned()));
-    let code = Machine::new(&command)?
-        .with_visible(&text(&folder))
-        .with_kernel_words(KERNEL_WORDS)
-        .run(TIMEOUT)?;
-    ensure!(code == 0, "the validation programs ended with exit code {code}");
+    let only = options.only.as_deref().unwrap_or_default();
+    let all = programs(&folder, only)?;
+    let is_apparmor = |program: &PathBuf| program.ends_with(format!("{APPARMOR}.t"));
+    let mut failed = Vec::new();
+    for (words, wanted) in [(WITH_SELINUX, false), (WITH_APPARMOR, true)] {
+        if !all.iter().any(|program| is_apparmor(program) == wanted) {
+            continue;
+        }
+        let machine = Machine::new(&command)?.with_visible(&text(&folder));
+        let code = machine.with_kernel_words(words).run(TIMEOUT)?;
+        if code != 0 {
+            failed.push(format!("with {words}: exit code {code}"));
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "the validation programs, {}",
+        failed.join("; ")
+    );
     Ok(())
 }
 
 /// Every program on every runtime.
 fn compare(runtime: &Path, folder: &Path, options: &Options) -> Result<()> {
+    let has_apparmor = load_profile()?;
     load_policy()?;
-    let programs = programs(folder, options.only.as_deref().unwrap_or_default())?;
+    let mut programs = programs(folder, options.only.as_deref().unwrap_or_default())?;
+    programs.retain(|program| program.ends_with(format!("{APPARMOR}.t")) == has_apparmor);
     let runtimes = std::iter::once(runtime).chain(REFERENCES.iter().map(Path::new));
     let runtimes: Vec<_> = runtimes.collect();
     println!("| program | punnet-oci | crun | runc |\n|---|---|---|---|");
@@ -107,6 +137,22 @@ fn compare(runtime: &Path, folder: &Path, options: &Options) -> Result<()> {
     worse.dedup();
     ensure!(worse.is_empty(), "worse than a reference:\n{}", worse.join("\n"));
     Ok(())
+}
+
+/// Where AppArmor is on.
+fn load_profile() -> Result<bool> {
+    let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    if enabled != b"Y\n" {
+        return Ok(false);
+    }
+    let top = Path::new("/sys/kernel/security");
+    if !top.join("apparmor").exists() {
+        run(Command::new("mount").args(["-t", "securityfs", "none"]).arg(top))?;
+    }
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(PROFILE.as_bytes())?;
+    run(Command::new("apparmor_parser").arg("--replace").arg(file.path()))?;
+    Ok(true)
 }
 
 /// Where SELinux is on: the policy that the runtime's own tests have.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
@@ -100,6 +100,15 @@ struct Runtime {
     words: Vec<String>,
     /// Bundles and state.
     folder: PathBuf,
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // It goes with this mount namespace at the latest.
+        if geteuid().is_root() {
+            umount2(&self.folder.join("state"), MntFlags::MNT_DETACH).ok();
+        }
+    }
 }
 
 /// What a bundle's process is.
@@ -211,6 +220,13 @@ impl Runtime {
     }
 
     fn make_bundles(&self, punnet: &Path) -> Result<()> {
+        let state = self.folder.join("state");
+        std::fs::create_dir_all(&state)?;
+        // All keep it below /run, which is RAM.
+        if geteuid().is_root() {
+            let none = None::<&str>;
+            mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), none)?;
+        }
         for bundle in Bundle::ALL {
             let folder = self.bundle(bundle);
             std::fs::create_dir_all(folder.join("rootfs"))?;
