@@ -28,7 +28,7 @@ const IMAGE: &str = "hello:1";
 /// docs/apps.md
 const APP: &str = "image: hello:1\nenv: [GREETING=beside]\nargs: [--uptime]\n";
 /// What makes a Debian that starts an app by podman.
-const PACKAGES: &str = "systemd-sysv,dbus,udev,kmod,podman,crun";
+const PACKAGES: &str = "systemd-sysv,dbus,udev,kmod,podman,crun,netavark";
 /// The disk with Debian's root; the file has holes.
 const DISK_BYTES: &str = "4G";
 /// Unpacking and configuring two hundred packages takes a board its time and more RAM than running them.
