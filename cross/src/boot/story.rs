@@ -119,6 +119,10 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
     }
     step("exceeding a limit of memory");
     story.exceed_memory()?;
+    if board == BOARD_IN_TROUBLE {
+        step("crashing what PID 1 has started");
+        story.crash_roles()?;
+    }
     step("freezing the agent");
     story.freeze_agent()?;
     if board == BOARD_WITH_UPDATES {
@@ -443,18 +447,36 @@ impl Story {
         Ok(())
     }
 
+    /// What a panic ends: PID 1 starts each role again, and the app goes on.
+    fn crash_roles(&mut self) -> Result<()> {
+        let app = self.pid_of(" /hello ", "")?;
+        for role in ["punnet agent", "init attend"] {
+            let crashed = self.pid_of(role, "")?;
+            self.machine()?.type_line(&format!("signal ABRT {crashed}"))?;
+            self.pid_of(role, &crashed)?;
+        }
+        let still = self.pid_of(" /hello ", "")?;
+        ensure!(still == app, "the app was started anew: {app} is {still}");
+        self.wait_app("hello", "to run on", |app| app["state"] == "running")
+    }
+
+    /// The process whose line has this in it, once there is one with another id than `not`.
+    fn pid_of(&mut self, what: &str, not: &str) -> Result<String> {
+        let pid = |answer: &str| {
+            let mut lines = answer.lines().filter(|line| line.contains(what));
+            let mut pids = lines.by_ref().filter_map(|line| line.split_whitespace().next());
+            pids.find(|pid| *pid != not).map(str::to_owned)
+        };
+        let answer = self
+            .machine()?
+            .ask_until("processes", STEP_TIMEOUT, |answer| pid(answer).is_some())?;
+        pid(&answer).context("just seen")
+    }
+
     /// Nobody but the watchdog can help then. What it restarts comes up with what ran.
     fn freeze_agent(&mut self) -> Result<()> {
-        let machine = self.machine()?;
-        let processes = machine.ask_until("processes", STEP_TIMEOUT, |answer| {
-            answer.contains("punnet agent")
-        })?;
-        let line = processes
-            .lines()
-            .find(|line| line.contains("punnet agent"))
-            .context("no agent runs")?;
-        let pid = line.split_whitespace().next().unwrap_or_default().to_owned();
-        machine.type_line(&format!("signal STOP {pid}"))?;
+        let pid = self.pid_of("punnet agent", "")?;
+        self.machine()?.type_line(&format!("signal STOP {pid}"))?;
         let output = self.wait_restarted()?;
         ensure!(
             output.contains("the watchdog is no longer fed"),
