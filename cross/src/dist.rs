@@ -331,6 +331,11 @@ fn package(shared: &Shared, program: &Path, debian: &str, tree: &Path, output: &
     for name in ["install.md", "apps.md"] {
         put(&doc.join(name), &fs::read(root().join("docs").join(name))?, 0o644)?;
     }
+    put(
+        &at("usr/share/lintian/overrides/punnet"),
+        OVERRIDES.as_bytes(),
+        0o644,
+    )?;
     let kib = fs::metadata(program)?.len().div_ceil(1024);
     let control = format!(
         "Package: punnet\nVersion: {VERSION}\nArchitecture: {debian}\nMaintainer: {MAINTAINER}\nInstalled-Size: {kib}\n\
@@ -376,6 +381,14 @@ fn changelog() -> Result<String> {
         "punnet ({VERSION}) stable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {MAINTAINER}  {date}"
     ))
 }
+
+/// lintian(1): what Debian takes for a fault, and is meant.
+const OVERRIDES: &str = "\
+# One static file that runs on any board, whatever C library is there.
+punnet: statically-linked-binary
+# A static program at no fixed address looks like a library.
+punnet: shared-library-lacks-prerequisites
+";
 
 const COPYRIGHT: &str = "\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/

@@ -106,8 +106,7 @@ fn for_processor(package: &Path, unpacked: &Path, debian: &str, words: &[&str]) 
     Ok(())
 }
 
-/// Debian's own judge. What it only warns of: maintainer scripts that call systemctl, as deb-systemd-invoke is not on every board; a static program that
-/// looks like a library.
+/// Debian's own judge. What it only warns of: maintainer scripts that call systemctl, as deb-systemd-invoke is not on every board.
 fn lintian(package: &Path) -> Result<()> {
     let mut command = Command::new("lintian");
     command.args(["--fail-on", "error", "--allow-root"]).arg(package);
