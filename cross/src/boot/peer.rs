@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use punnet_boards::{Arch, Drive};
 
 use super::measure::Start;
+use super::story::seconds_before;
 use super::{BoardPrograms, Variant, image_options};
 use crate::build::target_dir;
 use crate::debian;
@@ -205,8 +206,11 @@ impl Debian {
             .wait_ended(PREPARE_TIMEOUT)?;
         let began = Instant::now();
         let mut machine = self.switch_on(variant, &[], &[])?;
+        let first_process_s = machine.wait_for("the first process", START_TIMEOUT, |output| {
+            Ok(seconds_before(output, " s after the kernel"))
+        })?;
+        let firmware_s = began.elapsed().as_secs_f64() - first_process_s;
         let start = machine.wait_for("the app under Debian", START_TIMEOUT, |output| Ok(parsed(output)))?;
-        let firmware_s = began.elapsed().as_secs_f64() - start.output_s;
         machine.cut_power()?;
         Ok(StartOfDebian { firmware_s, ..start })
     }
@@ -245,7 +249,7 @@ fn debian_disk(board: &str, programs: &BoardPrograms, arch: Arch) -> Result<Path
     if kept.is_file() {
         return Ok(kept);
     }
-    eprintln!("    (making Debian's root, some ten minutes, once)");
+    eprintln!("    (making Debian's root on the emulated board, once: half an hour on a busy machine)");
     fs::create_dir_all(target_dir().join("debian"))?;
     // Whole or not there.
     let folder = tempfile::tempdir_in(target_dir())?;
