@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::disk::Disk;
 use super::offer::{Registry, many_files, one_file};
+use super::pull::PULL_HWM_KIB_MAX;
 use super::{Options, Summary};
 use crate::process::{interrupted, is_installed, run, shown, stdout_of};
 use crate::stand::elapsed_ms;
@@ -103,6 +104,7 @@ fn measure(punnet: &Path, options: &Options) -> Result<()> {
         &format!("{} MB in one file", megabytes(sizes.one_bytes)),
         sizes,
     )?;
+    bench.memory()?;
     super::entries::rows(&bench, sizes.entries)?;
     let disk = bench.disk("ours")?;
     bench.second_image(&disk)?;
@@ -139,6 +141,56 @@ impl Bench {
             std::fs::remove_dir_all(folder)?;
         }
         Ok(())
+    }
+
+    /// The most memory of taking in the large file from the registry and from a layout, and of writing it out, by compression.
+    fn memory(&self) -> Result<()> {
+        let zstd = self.layout("zstd");
+        run(Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .args(["--dest-compress", "--dest-compress-format", "zstd"])
+            .arg(format!("oci:{}", self.layout("one").display()))
+            .arg(format!("oci:{}:1", zstd.display())))?;
+        let is_zstd = files_of(&zstd)?.values().any(|blob| has_magic(blob, ZSTD_MAGIC));
+        ensure!(is_zstd, "skopeo has not compressed by zstd");
+        run(Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+            .arg("--preserve-digests")
+            .arg(format!("oci:{}:1", zstd.display()))
+            .arg(format!("docker://{}", self.reference("zstd"))))?;
+        for (image, compression) in [("one", "gzip"), ("zstd", "zstd")] {
+            let layout = self.layout(image);
+            let of = |verb: &str| format!("{verb} of a large {compression} layer");
+            let data = |disk: &Disk| disk.path().join("data");
+            let disk = self.disk("memory")?;
+            self.peak(&data(&disk), &["pull", &self.reference(image)], &of("pull"))?;
+            drop(disk);
+            let disk = self.disk("memory")?;
+            let layout = layout.display().to_string();
+            let load = ["load", "--keep-blobs", "--tag", "kept", &layout];
+            self.peak(&data(&disk), &load, &of("load"))?;
+            let archive = disk.path().join("saved.tar").display().to_string();
+            let save = ["save", "--format", "docker-archive", "--output", &archive, "kept"];
+            self.peak(&data(&disk), &save, &of("save"))?;
+        }
+        Ok(())
+    }
+
+    /// The most memory of a command, read at its very end: a row, and a budget of ours.
+    pub(super) fn peak(&self, data: &Path, words: &[&str], what: &str) -> Result<u64> {
+        let command = self.command(data, words);
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let peak = super::peak::peak_kib(&words)?;
+        println!("| peak RSS: {what} | punnet | {peak} KiB | | |");
+        if peak > PULL_HWM_KIB_MAX {
+            self.over(format!(
+                "the {what} has needed {peak} KiB of memory; its budget is {PULL_HWM_KIB_MAX} KiB"
+            ));
+        }
+        Ok(peak)
     }
 
     /// Where an image is as it was built.
@@ -328,6 +380,15 @@ impl Bench {
         );
         Ok(())
     }
+}
+
+/// First four bytes of what zstd compresses.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+fn has_magic(file: &Path, magic: [u8; 4]) -> bool {
+    let mut head = [0; 4];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head == magic
 }
 
 /// A row for each program; ratios are to the first.

@@ -138,7 +138,7 @@ fn build(store: &Store, folder: &Path) {
         platform: "linux/amd64".parse().unwrap(),
         reference: Some("built".parse().unwrap()),
         expect: Some(built.image.digest),
-        blobs: Blobs::Keep,
+        blobs: Blobs::Take,
         progress: &mut |_| {},
     };
     store
