@@ -163,7 +163,11 @@ impl Bench {
             let of = |verb: &str| format!("{verb} of a large {compression} layer");
             let data = |disk: &Disk| disk.path().join("data");
             let disk = self.disk("memory")?;
-            self.peak(&data(&disk), &["pull", &self.reference(image)], &of("pull"))?;
+            self.peak(
+                &data(&disk),
+                &["pull", "--quiet", &self.reference(image)],
+                &of("pull"),
+            )?;
             drop(disk);
             let disk = self.disk("memory")?;
             let layout = layout.display().to_string();

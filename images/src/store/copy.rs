@@ -22,7 +22,14 @@ impl Image {
     pub fn copy_to(&self, folder: &Path) -> Result<u64> {
         let root = tree::open_folder(folder)?;
         let mut archive = TarStream::new(Sequential(TreeArchive::open(&self.folder)?));
-        let mut folders = Vec::new();
+        // Those that the next entry may lie in, the root first: each gets its time when nothing is made in it any more.
+        let mut open: Vec<(PathBuf, Metadata)> = Vec::new();
+        let leave = |(path, metadata): (PathBuf, Metadata)| {
+            let folder = tree::open(&root, tree::at_root(&path), OFlag::O_DIRECTORY | OFlag::O_RDONLY);
+            folder
+                .and_then(|folder| metadata.apply(folder.as_fd()))
+                .map_err(Error::at("set the metadata of", path))
+        };
         let mut bytes = 0;
         while let Some(entry) = archive.next_entry()? {
             let metadata = Metadata::of_entry(&entry);
@@ -37,17 +44,14 @@ impl Image {
                 }
             };
             bytes += entry.size;
+            while let Some(left) = open.pop_if(|(folder, _)| !path.starts_with(folder)) {
+                leave(left)?;
+            }
             if entry.kind == EntryKind::Directory {
-                folders.push((path, metadata));
+                open.push((path, metadata));
             }
         }
-        // Times of directories last: what is made in them changes them.
-        for (path, metadata) in folders.iter().rev() {
-            let folder = tree::open(&root, tree::at_root(path), OFlag::O_DIRECTORY | OFlag::O_RDONLY);
-            folder
-                .and_then(|folder| metadata.apply(folder.as_fd()))
-                .map_err(Error::at("set the metadata of", path))?;
-        }
+        open.into_iter().rev().try_for_each(leave)?;
         Ok(bytes)
     }
 }
