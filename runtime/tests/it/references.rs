@@ -33,6 +33,7 @@ const DIFFERENCES: &[(&str, On, &str)] = &[
     ("events_print_what_is_used_and_who_ran_out_of_memory", Crun, "has no events"),
     ("features_are_the_specifications_document", Crun, "1.8 has no features"),
     ("the absolute path of the root", Crun, "gives it as config.json has it"),
+    ("the heading of the list", Crun, "calls the id NAME, and has the root's path"),
     ("--debug says what was done", Both, "writes nothing more to that log"),
     ("run_keep_leaves_the_container_for_delete", Both, "has no such option in this version"),
     ("without_a_cgroup_rules_close_the_image_and_are_refused_to_who_makes_nodes", Both, "needs a cgroup"),
