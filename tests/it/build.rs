@@ -418,6 +418,18 @@ impl Drop for SmallDisk {
 }
 
 #[test]
+fn what_a_power_cut_leaves_of_a_step_goes_with_the_next_prune() {
+    let bench = Bench::new();
+    // Names are on the disk before data: of the file with the container's name there is nothing in it.
+    let work = bench.path("data/build/work");
+    fs::create_dir_all(work.join("1234/run-1")).unwrap();
+    fs::write(work.join("1234/container"), "").unwrap();
+    fs::write(work.join("1234.lock"), "").unwrap();
+    ok(&mut bench.punnet(&["prune"]));
+    assert_eq!(bench.left(), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn a_full_disk_ends_a_build_in_words_and_the_next_one_goes_on() {
     if !geteuid().is_root() {
         println!("SKIPPED: mounting a small disk needs root");

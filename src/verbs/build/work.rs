@@ -40,8 +40,10 @@ pub fn reclaim(roots: &Roots) -> Result<(), CliError> {
             continue;
         };
         let folder = lock_path.with_extension("");
-        if let Ok(name) = fs::read_to_string(folder.join("container")) {
-            runtime(roots)?.delete(&ContainerId::new(&name)?, true)?;
+        // Without the whole name there was no container yet, or a power cut has ended it and taken the name's data.
+        let name = fs::read_to_string(folder.join("container")).unwrap_or_default();
+        if let Ok(id) = ContainerId::new(&name) {
+            runtime(roots)?.delete(&id, true)?;
         }
         clear(&folder, &lock_path)?;
     }
