@@ -18,6 +18,9 @@ use crate::process::{self, Server, Watch, run, stdout_of, wait_for};
 /// Lines of the serial console that an error shows.
 const TAIL_LINES: usize = 40;
 
+/// So many times longer the emulated firmware waits for a kernel of which nothing was heard yet.
+const SILENT_FACTOR: u32 = 10;
+
 /// For an answer of the console.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -36,8 +39,8 @@ pub struct Machine {
     output: Arc<Mutex<String>>,
     /// What the board needs besides itself.
     others: Vec<Watch>,
-    /// When the firmware restarts a kernel that has not taken the watchdog over by then.
-    watchdog_bites: Option<Instant>,
+    /// How long the firmware waits for a kernel to take the watchdog over, and since when.
+    firmware_watchdog: Option<(Duration, Instant)>,
     /// The card, as the kernel calls it.
     disk: &'static str,
 }
@@ -79,7 +82,7 @@ impl Machine {
             keyboard,
             output,
             others: Vec::new(),
-            watchdog_bites: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+            firmware_watchdog: seconds.map(|seconds| (Duration::from_secs(seconds), Instant::now())),
             disk: match artefacts.description.qemu.as_ref().map(|qemu| qemu.drive) {
                 Some(Drive::Sd) => "mmcblk0",
                 Some(Drive::Virtio) | None => "vda",
@@ -188,13 +191,21 @@ impl Machine {
     /// Waits until it has switched itself off or wants to restart. As the Pi's firmware does with `kernel_watchdog_timeout`, a system that has not
     /// taken the watchdog over in time is restarted.
     pub fn wait_ended(&mut self, timeout: Duration) -> Result<()> {
-        let (server, output, bites) = (&self.server, &self.output, self.watchdog_bites);
-        let is_taken = || {
+        let (server, output, watchdog) = (&self.server, &self.output, self.firmware_watchdog);
+        let mut heard_at = None;
+        let mut bites = |(patience, since): (Duration, Instant)| {
             let output = output.lock().unwrap_or_else(PoisonError::into_inner);
-            output.contains("restarts the board when it is not fed")
+            if output.contains("restarts the board when it is not fed") {
+                return false;
+            }
+            // A kernel that says nothing may just have got no processor of this machine so far.
+            if !output.is_empty() {
+                heard_at.get_or_insert_with(Instant::now);
+            }
+            heard_at.map_or(since + SILENT_FACTOR * patience, |at| at + patience) <= Instant::now()
         };
         let ended = wait_for("the board to end", timeout, || {
-            if bites.is_some_and(|at| at <= Instant::now()) && !is_taken() {
+            if watchdog.is_some_and(&mut bites) {
                 server.stop()?;
             }
             self.others.iter().try_for_each(Watch::check)?;
