@@ -498,22 +498,20 @@ impl Story {
         Ok(())
     }
 
-    /// Waits until what the fleet knows to be wrong with the board has these in it, or until nothing is when none is given.
-    pub(super) fn wait_troubles(&mut self, wanted: &[&str]) -> Result<()> {
+    /// Waits until the fleet is told that these things are wrong with the board, or is told of them no more.
+    pub(super) fn wait_troubles(&mut self, named: &[&str], are_told: bool) -> Result<()> {
         let stand = &self.stand;
         let machine = self.machine.as_mut().context("the board is off")?;
         let mut last = Value::Null;
         let done = machine.wait_for("the fleet to know what is wrong", STEP_TIMEOUT, |_| {
             last = json_of(&mut stand.fleet(&["status", DEVICE, "--json"]))?[0]["troubles"].clone();
-            let troubles: Vec<_> = last
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            let is_told = |want: &&str| troubles.iter().any(|trouble| trouble.contains(want));
-            let all = wanted.iter().all(is_told) && troubles.is_empty() == wanted.is_empty();
-            Ok(all.then_some(()))
+            let told = last.as_array().context("the fleet tells no troubles")?;
+            let is_told = |name: &&str| {
+                told.iter()
+                    .filter_map(Value::as_str)
+                    .any(|trouble| trouble.contains(name))
+            };
+            Ok(named.iter().all(|name| is_told(name) == are_told).then_some(()))
         });
         done.with_context(|| format!("the fleet knows: {last}"))
     }

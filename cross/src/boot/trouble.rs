@@ -98,7 +98,7 @@ impl Story {
         let wrong = ["no data partition", "kept in RAM until this is mended"];
         self.expect_troubles(&wrong)?;
         self.wait_online()?;
-        self.wait_troubles(&wrong)?;
+        self.wait_troubles(&wrong, true)?;
         self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")?;
         self.cut_power()
     }
@@ -132,15 +132,12 @@ impl Story {
         let card = self.artefacts.card.clone();
         let settings = image::read_on_card(&card, "punnet.txt")?.context("a card has one")?;
         let file = self.folder.path().join("settings-of-trouble");
-        for (more, wanted) in [
-            ("hostnme=kitchen\n", &["there is no key \"hostnme\""][..]),
-            ("", &[]),
-        ] {
+        for (more, is_wrong) in [("hostnme=kitchen\n", true), ("", false)] {
             std::fs::write(&file, [&*settings, more.as_bytes()].concat())?;
             image::put_on_card(&card, &file, "punnet.txt")?;
             self.switch_on()?;
             self.wait_online()?;
-            self.wait_troubles(wanted)?;
+            self.wait_troubles(&["there is no key \"hostnme\""], is_wrong)?;
             self.cut_power()?;
         }
         Ok(())
