@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 
 use crate::build::cargo;
-use crate::process::{is_installed, run};
+use crate::process::{is_installed, run, stdout_of};
 
 /// A program the tests use and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -107,10 +107,7 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// Installs a cargo subcommand when it is missing.
 pub fn ensure_cargo_tool(tool: &str) -> Result<()> {
-    let found = cargo()
-        .args([tool.trim_start_matches("cargo-"), "--version"])
-        .output();
-    if found.context("cannot start cargo")?.status.success() {
+    if stdout_of(Command::new(tool).arg("--version")).is_ok() {
         return Ok(());
     }
     eprintln!("    installing {tool} (some minutes)");

@@ -18,6 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
             capabilities_missing: 1,
             apparmor: true,
             selinux: true,
+            own_file: None,
         };
         if let Err(error) = plan(&spec, &host) {
             assert!(!error.to_string().is_empty());
