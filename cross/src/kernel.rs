@@ -198,7 +198,7 @@ struct Apt {
 }
 
 impl Apt {
-    /// Of a suite's part `main`, or of `main` and another.
+    /// Of one part of a suite: what is fetched comes alone, without what it depends on.
     fn new(arch: &str, suite: &str, part: &str) -> Result<Self> {
         let folder = target_dir().join("apt").join(format!("{suite}-{part}-{arch}"));
         for part in ["lists/partial", "cache/archives/partial"] {
@@ -207,18 +207,7 @@ impl Apt {
         let lock = File::create(folder.join("lock"))?;
         lock.lock()?;
         let sources = folder.join("sources.list");
-        std::fs::write(
-            &sources,
-            format!(
-                "deb {} {suite} {MAIN}{}\n",
-                mirror()?,
-                if part == MAIN {
-                    String::new()
-                } else {
-                    format!(" {part}")
-                }
-            ),
-        )?;
+        std::fs::write(&sources, format!("deb {} {suite} {part}\n", mirror()?))?;
         let at = |name: &str| folder.join(name).display().to_string();
         let options = [
             format!("APT::Architecture={arch}"),

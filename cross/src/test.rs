@@ -41,7 +41,7 @@ type Stage = (&'static str, fn() -> Result<()>);
 /// In this order: what fails fast comes first.
 const STAGES: &[Stage] = &[
     ("programs", packages::ensure_programs),
-    ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
+    ("format", format),
     ("clippy", clippy),
     ("dependencies", dependencies),
     ("tests", tests),
@@ -116,6 +116,12 @@ pub fn run_all(options: &Options) -> Result<()> {
         began.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// The fuzz targets are a workspace of their own.
+fn format() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
 }
 
 fn clippy() -> Result<()> {

@@ -83,10 +83,9 @@ pub fn run_command(options: &Options) -> Result<()> {
     command.extend(options.verbose.then(|| "--verbose".to_owned()));
     let only = options.only.as_deref().unwrap_or_default();
     let all = programs(&folder, only)?;
-    let is_apparmor = |program: &PathBuf| program.ends_with(format!("{APPARMOR}.t"));
     let mut failed = Vec::new();
     for (words, wanted) in [(WITH_SELINUX, false), (WITH_APPARMOR, true)] {
-        if !all.iter().any(|program| is_apparmor(program) == wanted) {
+        if !all.iter().any(|program| wants_apparmor(program) == wanted) {
             continue;
         }
         let machine = Machine::new(&command)?.with_visible(&text(&folder));
@@ -108,7 +107,7 @@ fn compare(runtime: &Path, folder: &Path, options: &Options) -> Result<()> {
     let has_apparmor = load_profile()?;
     load_policy()?;
     let mut programs = programs(folder, options.only.as_deref().unwrap_or_default())?;
-    programs.retain(|program| program.ends_with(format!("{APPARMOR}.t")) == has_apparmor);
+    programs.retain(|program| wants_apparmor(program) == has_apparmor);
     let runtimes = std::iter::once(runtime).chain(REFERENCES.iter().map(Path::new));
     let runtimes: Vec<_> = runtimes.collect();
     println!("| program | punnet-oci | crun | runc |\n|---|---|---|---|");
@@ -139,7 +138,11 @@ fn compare(runtime: &Path, folder: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Where AppArmor is on.
+fn wants_apparmor(program: &Path) -> bool {
+    program.file_stem().is_some_and(|name| name == APPARMOR)
+}
+
+/// Loads the profile where AppArmor is on; whether it is.
 fn load_profile() -> Result<bool> {
     let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
     if enabled != b"Y\n" {

@@ -5,18 +5,12 @@
 //! generation number is used next, and nothing else; each number they bring is bounded.
 
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{
-    Arch, DETAIL_BYTES_MAX, Outcome, Presence, Rejection, Reply, ReplyTo, Report, Reported, TROUBLES_MAX,
-    Text,
-};
+use punnet_protocol::{Arch, Outcome, Presence, Rejection, Reply, ReplyTo, Report, Reported, Troubles};
 use serde::{Deserialize, Serialize};
 
 /// How far one report may raise the generation. A controller restored from an old backup catches up in one step; a
 /// lying broker needs 10^13 reports to use the numbers up.
 pub const GENERATION_RAISE_MAX: u64 = 1_000_000;
-
-/// As in [`Report`].
-pub type Troubles = heapless::Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>;
 
 /// What is known of a device.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -21,7 +21,11 @@ fn round_trip<T: Serialize + DeserializeOwned>(payload: &[u8]) {
 
 fuzz_target!(|payload: &[u8]| {
     // Half of all inputs get a proper header, so that the messages behind it are reached.
-    let version = if payload.first().is_some_and(|byte| byte % 2 == 0) { 2 } else { 1 };
+    let version = if payload.first().is_some_and(|byte| byte % 2 == 0) {
+        2
+    } else {
+        1
+    };
     let mut sealed = vec![version];
     let body = payload.get(1..).unwrap_or_default();
     sealed.extend(u32::try_from(body.len()).unwrap_or(0).to_le_bytes());
@@ -32,7 +36,9 @@ fuzz_target!(|payload: &[u8]| {
         round_trip::<Reported>(payload);
         if let Ok(report) = Report::decode(payload) {
             let mut buffer = vec![0; PAYLOAD_BYTES_MAX];
-            report.encode(&mut buffer).expect("what came in a payload fits one");
+            report
+                .encode(&mut buffer)
+                .expect("what came in a payload fits one");
         }
         round_trip::<Reply>(payload);
         round_trip::<BlockWant>(payload);

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use punnet_images::oci::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type, to_json};
-use punnet_images::{Digest, Blobs, ImportOptions, Source, Store};
+use punnet_images::{Blobs, Digest, ImportOptions, Source, Store};
 
 /// A folder of this process, in RAM where that can be.
 fn folder() -> &'static Path {

@@ -179,7 +179,6 @@ pub fn build(options: &BuildOptions, place: &BuildPlace, worker: &mut dyn Worker
         let shop = Shop {
             options,
             scratch: &place.scratch,
-            blobs: &place.scratch,
             layout: &layout,
             cache: &cache,
             context: &context,
@@ -204,9 +203,8 @@ pub fn build(options: &BuildOptions, place: &BuildPlace, worker: &mut dyn Worker
 /// What all steps of one platform's build share.
 struct Shop<'a> {
     options: &'a BuildOptions,
+    /// With the layers, also those that no image will have.
     scratch: &'a Path,
-    /// Layers, also those that no image will have.
-    blobs: &'a Path,
     layout: &'a Path,
     cache: &'a Option<Cache>,
     context: &'a Context,

@@ -33,21 +33,12 @@ impl Digest {
 
     /// From 64 lower-case hex digits, without the algorithm.
     pub fn from_hex(hex: &str) -> Option<Self> {
-        let hex: &[u8; 64] = hex.as_bytes().try_into().ok()?;
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Some(Self(bytes))
+        Some(Self(unhex(hex)?.try_into().ok()?))
     }
 
     /// The 64 hex digits, without the algorithm.
     pub fn hex(&self) -> String {
-        self.0
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15])
-            .map(|n| char::from(b"0123456789abcdef"[n as usize]))
-            .collect()
+        hex(&self.0)
     }
 
     /// Fails unless `bytes` have this digest; `what` names them in the error.
@@ -109,6 +100,23 @@ impl<'de> Deserialize<'de> for Digest {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// Lower-case hex digits, two a byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|n| char::from(b"0123456789abcdef"[n as usize]))
+        .collect()
+}
+
+/// What [`hex`] made, and nothing else.
+pub(crate) fn unhex(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2);
+    pairs
+        .map(|pair| Some(nibble(*pair.first()?)? << 4 | nibble(*pair.get(1)?)?))
+        .collect()
 }
 
 /// Passes data through and keeps its length and digest.

@@ -768,7 +768,6 @@ fn reference_of(file_name: &str) -> Option<Reference> {
     file_name.replace('+', "/").parse().ok()
 }
 
-/// Takes an image's blobs, which have been checked before, into a layout of their own.
 /// Moves the source's layout, when it is of this image alone; whether it was.
 fn take_blobs(source: &Source, descriptor: &Descriptor, layout: &Path) -> Result<bool> {
     let is_alone = matches!(source.index().manifests.as_slice(), [one] if one.digest == descriptor.digest);
@@ -781,6 +780,7 @@ fn take_blobs(source: &Source, descriptor: &Descriptor, layout: &Path) -> Result
     }
 }
 
+/// Takes an image's blobs, which have been checked before, into a layout of their own.
 fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, layout: &Path) -> Result<()> {
     let folder = layout.join("blobs/sha256");
     fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;

@@ -22,7 +22,7 @@ pub use bounded::{Strings, StringsError, StringsIter, Text, clipped};
 pub use messages::{
     App, AppReport, AppState, Arch, Block, BlockAnswer, BlockRefusal, BlockWant, BoardInfo, Command,
     CommandAction, Desired, ImageSource, Limits, LogChunk, Mount, Network, Outcome, Presence, Rejection,
-    Reply, ReplyTo, Report, Reported, RestartPolicy,
+    Reply, ReplyTo, Report, Reported, RestartPolicy, Troubles,
 };
 pub use names::{Digest, Name, NameError};
 pub use views::{BlockAnswerView, BlockView, DesiredView, LogChunkView};

@@ -248,6 +248,9 @@ pub struct Reported {
     pub apps: Vec<AppReport, APPS_MAX>,
 }
 
+/// What is wrong with a device: a sentence each, for people; a person has to see to them.
+pub type Troubles = Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>;
+
 /// What a device runs, and what is wrong with the device itself: a damaged card, a settings file that cannot be read, a module of another kernel.
 ///
 /// Without troubles it is a [`Reported`] of version 1, byte for byte; with them of version 2, where they follow the fields of version 1.
@@ -255,8 +258,8 @@ pub struct Reported {
 pub struct Report {
     /// As in version 1.
     pub reported: Reported,
-    /// A sentence each, for people; a person has to see to them.
-    pub troubles: Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>,
+    /// None, where nothing is known to be wrong.
+    pub troubles: Troubles,
 }
 
 impl Report {

@@ -24,7 +24,7 @@ mod wanted;
 
 use punnet_boards::LedPattern;
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{BoardInfo, Digest, Name, Presence, TROUBLES_MAX, clipped};
+use punnet_protocol::{BoardInfo, Digest, Name, Presence, TROUBLES_MAX, Troubles, clipped};
 use ring::signature::{ED25519, UnparsedPublicKey};
 
 pub use io::{
@@ -40,7 +40,7 @@ use fetch::Fetcher;
 use journal::Journal;
 use link::Link;
 use replies::Replies;
-use report::{Reporter, Troubles};
+use report::Reporter;
 use streams::Streams;
 
 /// Who this device is and how it shall behave; fixed while the agent runs.
@@ -72,6 +72,7 @@ pub struct Core {
     streams: Streams,
     reporter: Reporter,
     board: Option<BoardInfo>,
+    /// They stay so until the next start.
     troubles: Troubles,
     led: Option<LedPattern>,
     out: Vec<Action>,

@@ -1,9 +1,7 @@
 //! The reported state: sent when something changed, soon but not for each change of a burst.
 
 use punnet_protocol::topics::Purpose;
-use punnet_protocol::{
-    AppReport, AppState, DETAIL_BYTES_MAX, Digest, Report, Reported, TROUBLES_MAX, Text, clipped,
-};
+use punnet_protocol::{AppReport, AppState, Digest, Report, Reported, clipped};
 
 use super::apps::{Aim, App, Busy, UNKNOWN_CODE};
 use super::fetch::{Fetcher, Progress};
@@ -15,9 +13,6 @@ use super::{Core, Now};
 const COALESCE_MS: u64 = 250;
 /// Progress of a fetch is reported this often at most.
 const PROGRESS_MS: u64 = 1_000;
-
-/// What is wrong with the board; it stays so until the next start.
-pub type Troubles = heapless::Vec<Text<DETAIL_BYTES_MAX>, TROUBLES_MAX>;
 
 /// When to report next.
 #[derive(Debug, Default)]

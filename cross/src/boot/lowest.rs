@@ -14,7 +14,6 @@ pub fn search(board: &str, programs: &BoardPrograms, variant: Variant) -> Result
     let mut found = Vec::new();
     for no_hotplug in [false, true] {
         let variant = Variant {
-            is_tried: true,
             no_hotplug,
             ..variant
         };

@@ -48,7 +48,7 @@ impl Stage {
                 StageLayer::Ran(upper, key) => {
                     let key = key_of(&["layer", &key.hex(), &shop.epoch.to_string()]);
                     let write = || {
-                        let mut layer = Layer::create(shop.blobs)?;
+                        let mut layer = Layer::create(shop.scratch)?;
                         Disk::open(upper)?.write(&mut layer, shop.epoch)?;
                         layer.finish()
                     };
@@ -106,7 +106,7 @@ fn base_layers(image: &Image, layers: &mut Layers, shop: &Shop<'_>) -> Result<()
             return Err(Error::malformed("the base image", "it has no layer"));
         };
         let key = key_of(&["base", &diff_id.hex()]);
-        let write = || layer::compress(&mut source.blob_of(plain)?, shop.blobs);
+        let write = || layer::compress(&mut source.blob_of(plain)?, shop.scratch);
         layers.push(&known_or_written(&key, shop, &write)?);
         layers.history.extend(config.history);
         return Ok(());
@@ -126,7 +126,7 @@ fn base_layers(image: &Image, layers: &mut Layers, shop: &Shop<'_>) -> Result<()
 
 fn known_or_written(key: &Digest, shop: &Shop<'_>, write: &dyn Fn() -> Result<Blob>) -> Result<Blob> {
     let known = match &shop.cache {
-        Some(cache) => cache.find_blob(key, shop.blobs)?,
+        Some(cache) => cache.find_blob(key, shop.scratch)?,
         None => None,
     };
     let blob = match known {
@@ -134,7 +134,7 @@ fn known_or_written(key: &Digest, shop: &Shop<'_>, write: &dyn Fn() -> Result<Bl
         None => {
             let blob = write()?;
             if let Some(cache) = &shop.cache {
-                cache.put_blob(key, &blob, shop.blobs)?;
+                cache.put_blob(key, &blob, shop.scratch)?;
             }
             blob
         }
@@ -147,7 +147,7 @@ fn known_or_written(key: &Digest, shop: &Shop<'_>, write: &dyn Fn() -> Result<Bl
 fn keep(blob: &Blob, shop: &Shop<'_>) -> Result<()> {
     let hex = blob.digest.hex();
     cache::link(
-        &shop.blobs.join(&hex),
+        &shop.scratch.join(&hex),
         &shop.layout.join("blobs/sha256").join(&hex),
     )
 }

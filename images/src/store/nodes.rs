@@ -20,6 +20,7 @@ use super::object::{Metadata, Xattrs, has_foreign_xattrs, read_xattrs};
 use super::tree;
 use super::unpack::set_link_metadata;
 use super::verify::Damage;
+use crate::digest::{hex, unhex};
 use crate::tar_stream::EXTENSION_BYTES_MAX;
 use crate::{Error, Result};
 
@@ -151,7 +152,6 @@ fn parse([head, path, target]: &[Vec<u8>; 3]) -> Option<Node<'_>> {
 }
 
 fn xattrs_to_text(xattrs: &[(Vec<u8>, Vec<u8>)]) -> String {
-    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let words = xattrs
         .iter()
         .map(|(name, value)| format!(" {}:{}", hex(name), hex(value)));
@@ -159,17 +159,11 @@ fn xattrs_to_text(xattrs: &[(Vec<u8>, Vec<u8>)]) -> String {
 }
 
 fn xattrs_from_text(text: &str) -> Option<Xattrs> {
-    let bytes = |hex: &str| -> Option<Vec<u8>> {
-        let pairs = hex.as_bytes().chunks(2);
-        pairs
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-            .collect()
-    };
     let words = text.strip_prefix('a')?.split(' ').skip(1);
     words
         .map(|word| {
             let (name, value) = word.split_once(':')?;
-            Some((bytes(name)?, bytes(value)?))
+            Some((unhex(name)?, unhex(value)?))
         })
         .collect()
 }

@@ -215,7 +215,7 @@ impl Stage {
                 if !path.is_dir() {
                     let parent = shop.scratch.join("layers");
                     std::fs::create_dir_all(&parent).map_err(Error::at("create", &parent))?;
-                    let file = shop.blobs.join(blob.digest.hex());
+                    let file = shop.scratch.join(blob.digest.hex());
                     let file = File::open(&file).map_err(Error::at("open", &file))?;
                     disk::unpack_below(file, &path, &self.tree)?;
                 }
@@ -242,19 +242,19 @@ fn layer_of(items: &Items, files: &dyn Files, shop: &Shop<'_>) -> Result<Blob> {
         None => None,
         Some(cache) => {
             let key = key_of_items(items, files, shop.epoch)?;
-            if let Some(blob) = cache.find_blob(&key, shop.blobs)? {
+            if let Some(blob) = cache.find_blob(&key, shop.scratch)? {
                 return Ok(blob);
             }
             Some((cache, key))
         }
     };
-    let mut layer = Layer::create(shop.blobs)?;
+    let mut layer = Layer::create(shop.scratch)?;
     for (path, item) in items {
         layer.add(path, item, shop.epoch, files)?;
     }
     let blob = layer.finish()?;
     if let Some((cache, key)) = key {
-        cache.put_blob(&key, &blob, shop.blobs)?;
+        cache.put_blob(&key, &blob, shop.scratch)?;
     }
     Ok(blob)
 }
