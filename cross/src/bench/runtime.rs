@@ -115,16 +115,24 @@ impl Drop for Runtime {
 #[derive(Clone, Copy)]
 enum Bundle {
     True,
+    /// The only one without a mount of cgroups, which takes crun milliseconds.
+    TrueWithoutCgroups,
     TrueWithSeccomp,
     Sleep,
 }
 
 impl Bundle {
-    const ALL: [Self; 3] = [Self::True, Self::TrueWithSeccomp, Self::Sleep];
+    const ALL: [Self; 4] = [
+        Self::True,
+        Self::TrueWithoutCgroups,
+        Self::TrueWithSeccomp,
+        Self::Sleep,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::True => "true",
+            Self::TrueWithoutCgroups => "true-without-cgroups",
             Self::TrueWithSeccomp => "true-seccomp",
             Self::Sleep => "sleep",
         }
@@ -134,6 +142,7 @@ impl Bundle {
     fn row(self) -> &'static str {
         match self {
             Self::True => "run `true` from a bundle",
+            Self::TrueWithoutCgroups => "run `true` without /sys/fs/cgroup",
             Self::TrueWithSeccomp => "run `true` with the default seccomp filter",
             Self::Sleep => "run `sleep`",
         }
@@ -306,7 +315,8 @@ fn succeeds(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What `punnet oci spec` writes, with what all peers and hosts take: five namespaces, no limits to raise, no terminal.
+/// What `punnet oci spec` writes, with the mounts that `spec` of crun and of runc write too, and what all peers and hosts take: five namespaces, no limits to
+/// raise, no terminal.
 fn prepare(spec: &mut Value, bundle: Bundle) -> Result<()> {
     // The oldest version all peers in use accept.
     spec["ociVersion"] = "1.0.2".into();
@@ -329,16 +339,17 @@ fn prepare(spec: &mut Value, bundle: Bundle) -> Result<()> {
     linux.remove("resources");
     let wanted = ["pid", "mount", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));
     linux.insert("namespaces".into(), wanted.into_iter().collect());
-    let mounts = spec["mounts"]
-        .as_array_mut()
-        .context("the specification has no mounts")?;
-    mounts.retain(|mount| mount["type"] != "cgroup");
+    if matches!(bundle, Bundle::TrueWithoutCgroups) {
+        let mounts = spec["mounts"].as_array_mut();
+        let mounts = mounts.context("the specification has no mounts")?;
+        mounts.retain(|mount| mount["type"] != "cgroup");
+    }
     Ok(())
 }
 
 /// Wall time of `run`, and of the bare kernel work: unshare(1) with the same namespaces.
 fn run_true(runtimes: &[Runtime], rounds: usize) -> Result<()> {
-    for bundle in [Bundle::True, Bundle::TrueWithSeccomp] {
+    for bundle in [Bundle::True, Bundle::TrueWithoutCgroups, Bundle::TrueWithSeccomp] {
         let mut samples = vec![Vec::new(); runtimes.len() + 1];
         for round in 0..WARM_UP_ROUNDS + rounds {
             for (index, samples) in samples.iter_mut().enumerate() {
