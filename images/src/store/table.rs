@@ -338,6 +338,26 @@ mod tests {
     }
 
     #[test]
+    fn a_table_takes_no_more_than_its_file_has_places_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut table = Table::new(folder.path().join("table"), 0);
+        for key in 0..=MEMORY_ENTRIES_MAX as u64 {
+            table.put(key, EMPTY).unwrap();
+        }
+        // As if the others were in it.
+        let slots = table.file.as_mut().unwrap();
+        assert_eq!(slots.count, MEMORY_ENTRIES_MAX as u64 + 1);
+        slots.count = FILE_ENTRIES_MAX - 1;
+        assert!(table.put(1 << 40, EMPTY).unwrap());
+        let error = table.put(1 << 41, EMPTY).unwrap_err().to_string();
+        assert!(
+            error.contains("the number of entries and of directories"),
+            "{error}"
+        );
+        assert!(table.has(1 << 40).unwrap() && !table.has(1 << 41).unwrap());
+    }
+
+    #[test]
     fn a_spool_gives_back_what_was_put_where() {
         let folder = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(folder.path().join("spool"));

@@ -64,8 +64,7 @@ pub struct Unpacker {
     buffer: Box<[u8]>,
     /// Layers that were begun.
     layers: u16,
-    entries: u64,
-    bytes: u64,
+    total: Total,
 }
 
 /// The archive inside a layer.
@@ -86,8 +85,7 @@ impl Unpacker {
             links_path: staging.join(super::LINKS),
             buffer: vec![0; COPY_BYTES].into(),
             layers: 0,
-            entries: 0,
-            bytes: 0,
+            total: Total::default(),
         };
         let root = unpacker.root.clone();
         unpacker.give(&root, &Metadata::of_implied_folder(), Path::new(""))?;
@@ -221,9 +219,9 @@ impl Unpacker {
 
     fn apply(&mut self, mut archive: Archive<'_>) -> Result<()> {
         // What this layer has made, by the hashes of its paths: a whiteout does not hide it. The first layer has nothing to hide.
-        let mut layer = (self.entries > 0).then(|| Table::new(self.staging.join("layer"), 0));
+        let mut layer = (self.total.entries > 0).then(|| Table::new(self.staging.join("layer"), 0));
         while let Some(entry) = archive.next_entry()? {
-            self.count(entry.size)?;
+            self.total.add(entry.size)?;
             let Some((parents, name)) = tree::split(&entry.path)? else {
                 let root = self.root.clone();
                 self.give_again(&root, &Metadata::of_entry(&entry), Path::new(""))?;
@@ -251,24 +249,6 @@ impl Unpacker {
                     }
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, size: u64) -> Result<()> {
-        self.entries += 1;
-        self.bytes = self.bytes.saturating_add(size);
-        let limit = |what: &str, limit: String| {
-            Err(Error::Limit {
-                what: what.into(),
-                limit,
-            })
-        };
-        if self.entries > ENTRIES_MAX {
-            return limit("the number of entries", format!("{ENTRIES_MAX}"));
-        }
-        if self.bytes > UNPACKED_BYTES_MAX {
-            return limit("the unpacked size", format!("{UNPACKED_BYTES_MAX} bytes"));
         }
         Ok(())
     }
@@ -527,6 +507,33 @@ impl Unpacker {
     }
 }
 
+/// What all layers together have so far, by what their headers say: it is counted before any of it is written.
+#[derive(Default)]
+struct Total {
+    entries: u64,
+    bytes: u64,
+}
+
+impl Total {
+    fn add(&mut self, size: u64) -> Result<()> {
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(size);
+        let limit = |what: &str, limit: String| {
+            Err(Error::Limit {
+                what: what.into(),
+                limit,
+            })
+        };
+        if self.entries > ENTRIES_MAX {
+            return limit("the number of entries", format!("{ENTRIES_MAX}"));
+        }
+        if self.bytes > UNPACKED_BYTES_MAX {
+            return limit("the unpacked size", format!("{UNPACKED_BYTES_MAX} bytes"));
+        }
+        Ok(())
+    }
+}
+
 /// A file whose content is on its way into the objects.
 struct Stored {
     name: [u8; 32],
@@ -656,5 +663,36 @@ impl<R: Read> Read for Watched<'_, R> {
             (self.progress)(self.read);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_may_have_as_much_as_the_limits_say_and_no_more() {
+        let refused = |outcome: Result<()>| outcome.unwrap_err().to_string();
+        let mut total = Total::default();
+        for _ in 0..ENTRIES_MAX {
+            total.add(0).unwrap();
+        }
+        let error = refused(total.add(0));
+        assert!(
+            error.contains("the number of entries") && error.contains("1000000"),
+            "{error}"
+        );
+        // Of several files, whose sum passes the largest number in the end.
+        let mut total = Total::default();
+        total.add(UNPACKED_BYTES_MAX - 5).unwrap();
+        total.add(5).unwrap();
+        total.add(0).unwrap();
+        for size in [1, u64::MAX, u64::MAX] {
+            let error = refused(total.add(size));
+            assert!(
+                error.contains("the unpacked size") && error.contains("68719476736 bytes"),
+                "{error}"
+            );
+        }
     }
 }

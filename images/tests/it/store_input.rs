@@ -42,13 +42,16 @@ impl Made {
             },
         };
         for layer in layers {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(layer).unwrap();
-            made.config.rootfs.diff_ids.push(Digest::of(layer));
-            let blob = made.blob(media_type::LAYER_GZIP, &encoder.finish().unwrap());
-            made.manifest.layers.push(blob);
+            made.add_layer(&gzip(layer), Digest::of(layer));
         }
         made
+    }
+
+    /// One more layer, compressed.
+    fn add_layer(&mut self, bytes: &[u8], diff_id: Digest) {
+        let blob = self.blob(media_type::LAYER_GZIP, bytes);
+        self.manifest.layers.push(blob);
+        self.config.rootfs.diff_ids.push(diff_id);
     }
 
     fn blob(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
@@ -85,6 +88,12 @@ impl Made {
     fn import(&mut self) -> Result<Image> {
         import(&self.store(), &self.source())
     }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 pub fn import(store: &Store, source: &Source) -> Result<Image> {
@@ -271,6 +280,67 @@ fn a_layer_that_never_ends_is_stopped() {
     let mut made = Made::new(&[[file("a", "x"), vec![0; 64 << 20]].concat()]);
     let error = chain(&made.import().expect_err("it has no end"));
     assert!(error.contains("refused"), "{error}");
+    assert_nothing_stored(&made);
+}
+
+#[test]
+fn more_bytes_than_an_image_may_have_are_refused_by_what_headers_say() {
+    const LIMIT: u64 = 64 << 30;
+    const FIRST: usize = 1000;
+    let left = LIMIT - FIRST as u64;
+    // In the three ways in which a header can say so much, after a layer that has some already.
+    let pax_size = |size: u64| pax(&[("size", &size.to_string())], file("large", "x"));
+    let old_size = |size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("large").unwrap();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let sparse = |size: u64| {
+        let size = size.to_string();
+        let records = [("GNU.sparse.map", "0,0"), ("GNU.sparse.size", &size)];
+        pax(&records, file("large", ""))
+    };
+    for large in [pax_size(left + 1), old_size(left + 1), sparse(left + 1)] {
+        let mut made = Made::new(&[file("first", &"x".repeat(FIRST)), large]);
+        let error = chain(&made.import().expect_err("it is too large"));
+        assert!(
+            error.contains("the unpacked size is over the limit of 68719476736 bytes"),
+            "{error}"
+        );
+        assert_nothing_stored(&made);
+    }
+    // One byte less is no matter of size: what is said is not there.
+    for large in [pax_size(left), old_size(left)] {
+        let mut made = Made::new(&[file("first", &"x".repeat(FIRST)), large]);
+        let error = chain(&made.import().expect_err("it is not there"));
+        assert!(error.contains("unexpected end of file"), "{error}");
+        assert_nothing_stored(&made);
+    }
+}
+
+#[test]
+fn more_entries_than_an_image_may_have_are_refused() {
+    // Of devices nothing is made; what one tells of them is here as often as the first layer and the limit leave room for, and once more.
+    const AT_ONCE: usize = 1000;
+    let mut made = Made::new(&[file("first", "x")]);
+    let devices = entry(b'3', "device", "", b"").repeat(AT_ONCE);
+    // Compressed one by one: gzip's members follow each other.
+    made.add_layer(
+        &gzip(&devices).repeat(1_000_000 / AT_ONCE),
+        Digest::of(b"nobody asks"),
+    );
+    let error = chain(&made.import().expect_err("they are too many"));
+    assert!(
+        error.contains("the number of entries is over the limit of 1000000"),
+        "{error}"
+    );
     assert_nothing_stored(&made);
 }
 
