@@ -25,6 +25,7 @@
 //! Ownership and device nodes: root stores the archive's uid and gid; an ordinary user owns all files. Device nodes are passed over: a
 //! container gets its devices from the runtime. Of extended attributes `user.*` are kept, and `security.capability` by root.
 
+mod added;
 mod copy;
 mod evidence;
 mod flatten;

@@ -20,11 +20,12 @@ pub const VERIFY: Verb = Verb {
     name: "verify",
     summary: "Check all files of images against what was stored",
     synopsis: "[--repair [--from PATH]] [IMAGE...]",
-    details: "All images when none is named. Files are read and compared with their digests, directories and links with what they were. What is damaged is printed;\n\
-              exit status 1 when something is damaged and stays so. --repair puts directories and links back as they were, reads those layers again that\n\
-              damaged files came with, and replaces those files and nothing else, in every image that has them.",
+    details: "All images when none is named. Files are read and compared with their digests, directories and links with what they were. What is damaged, and what\n\
+              was added though no layer has it, is printed; exit status 1 when there is such and it stays so. --repair puts directories and links back as they\n\
+              were, removes what was added, reads those layers again that damaged files came with, and replaces those files and nothing else, in every image\n\
+              that has them.",
     flags: &[
-        flag("repair", "Put back what is damaged"),
+        flag("repair", "Put back what is damaged, and remove what was added"),
         valued(
             "from",
             "PATH",
@@ -98,12 +99,13 @@ fn repair(
             Ok::<_, CliError>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
         })?;
         println!(
-            "{} repaired {} files under {} paths, from {} KiB of layers, and {} directories and links",
+            "{} repaired {} files under {} paths, from {} KiB of layers, and {} directories and links; removed {}",
             image.manifest,
             repaired.files,
             repaired.paths,
             repaired.read_bytes.div_ceil(1024),
-            repaired.nodes
+            repaired.nodes,
+            repaired.removed
         );
         let were_all = problems.len() < PROBLEMS_MAX;
         problems = store.verify(image)?;

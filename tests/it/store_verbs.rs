@@ -167,6 +167,17 @@ fn damage_is_repaired_from_the_layers_and_only_that() {
         shown.contains(".: mode, owner or time") && shown.contains("and 1 directories and links"),
         "{shown}"
     );
+    // What no layer has is removed, and needs none either.
+    std::fs::create_dir(root.join("added")).unwrap();
+    let complaint = fails(&mut stand.punnet(&["verify"]), 1);
+    assert!(complaint.contains("1 of 1"), "{complaint}");
+    let shown = ok(&mut stand.punnet(&["verify", "--repair"]));
+    assert!(
+        shown.contains("added: was added, no layer has it") && shown.contains("removed 1"),
+        "{shown}"
+    );
+    assert!(!root.join("added").exists());
+    assert_eq!(ok(&mut stand.punnet(&["verify"])), "");
     // So does the configuration.
     std::fs::write(root.with_file_name("config.json"), "{}").unwrap();
     let complaint = fails(&mut stand.punnet(&["verify"]), 1);

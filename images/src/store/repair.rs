@@ -1,6 +1,6 @@
 //! Puts back what is damaged, and nothing else: of the layers only those that damaged files came with are read, and each until they have been found in it.
 //!
-//! Directories and links come first, of all images: what they were is written down (nodes.rs). A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
+//! Directories and links come first, of all images: what they were is written down (nodes.rs). Then what no layer has is removed from all of them (added.rs). A damaged file may be shared by other images: its good copy takes its place in all of them, one rename a path, each before or after. What is
 //! interrupted is found by the next `verify` and repaired again. Directories keep their times. Files that a running container has open stay
 //! what they are for it until it opens them again.
 
@@ -19,6 +19,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::syncfs;
 use sha2::Digest as _;
 
+use super::added::Listed;
 use super::object::Metadata;
 use super::staging::Staging;
 use super::unpack::COPY_BYTES;
@@ -38,6 +39,8 @@ pub struct Repaired {
     pub paths: u64,
     /// Directories, symbolic links and named pipes in all images.
     pub nodes: u64,
+    /// Files, directories and whatever else that no layer has, removed from all images; what was in such a directory is not counted.
+    pub removed: u64,
     /// Bytes of layers, as transferred, that were read for it.
     pub read_bytes: u64,
 }
@@ -74,6 +77,7 @@ impl Store {
         let mut repaired = Repaired::default();
         for image in &images {
             repaired.nodes += nodes::mend(&image.folder)?;
+            repaired.removed += remove_added(image)?;
         }
         let damaged: BTreeSet<Digest> = problems.iter().filter_map(|problem| problem.object).collect();
         let staging = Staging::make(&self.root.join("staging"))?;
@@ -200,6 +204,19 @@ impl Store {
         syncfs(&root).map_err(Error::at("sync", &self.root))?;
         Ok((good.len() as u64, paths))
     }
+}
+
+/// Removes what no layer has; how many names there were. Where the directories are those of the image, nothing else is found.
+fn remove_added(image: &Image) -> Result<u64> {
+    let root = tree::open_folder(&image.rootfs())?;
+    let mut removed = 0;
+    // What is removed does not move what is still to come (readdir(3p)).
+    Listed::of(&image.folder)?.for_each_added(&image.folder, &root, &mut |path| {
+        keeping_times(&root, path, tree::remove_at)?;
+        removed += 1;
+        Ok(true)
+    })?;
+    Ok(removed)
 }
 
 /// Puts the configuration back, durably, when this is it.

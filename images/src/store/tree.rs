@@ -66,9 +66,18 @@ pub fn at_root(path: &Path) -> &Path {
 
 /// Opens something below `root`.
 pub fn open(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_resolving(root, path, flags, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens something below `root` whose path goes through no symlink.
+pub fn open_unlinked(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_resolving(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS)
+}
+
+fn open_resolving(root: &OwnedFd, path: &Path, flags: OFlag, how: ResolveFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        .resolve(ResolveFlag::RESOLVE_BENEATH | how);
     // EAGAIN: a rename elsewhere raced with the lookup of `..` in a symlink (openat2(2)).
     loop {
         match openat2(root, path, how) {

@@ -625,7 +625,8 @@ fn whiteout(name: &OsStr) -> Option<Whiteout<'_>> {
     }
 }
 
-fn key(path: &Path) -> u64 {
+/// What stands for a path where all paths would be too many.
+pub(super) fn key(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     hasher.finish()

@@ -1,4 +1,4 @@
-//! All that is in an image, and the documents that describe it, against what they were when it was stored. What somebody has added is not looked for.
+//! All that is in an image, and the documents that describe it, against what they were when it was stored, and what somebody has added (added.rs).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use sha2::Digest as _;
 
+use super::added::Listed;
 use super::object::{self, Metadata};
 use super::{Image, nodes, tree};
 use crate::oci::Manifest;
@@ -62,6 +63,8 @@ pub enum Damage {
     Attributes,
     /// The disk does not give it back.
     Unreadable,
+    /// No layer has it.
+    Added,
 }
 
 impl std::fmt::Display for Problem {
@@ -78,6 +81,7 @@ impl std::fmt::Display for Problem {
             }
             Damage::Content => write!(out, "{path}: content or metadata has changed"),
             Damage::Unreadable => write!(out, "{path}: cannot be read"),
+            Damage::Added => write!(out, "{path}: was added, no layer has it"),
         }
     }
 }
@@ -98,8 +102,9 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
         other => Some(other?),
     };
-    let mut has_room = true;
+    let (mut has_room, mut listed) = (true, Listed::new());
     nodes::for_each_node(folder, |node| {
+        listed.add(node.path);
         let found = has_room.then(|| or_missing(&root, |root| nodes::check(root, node)));
         if let Some(damage) = found.transpose()?.flatten() {
             has_room = add(tree::at_root(node.path), damage, None);
@@ -109,6 +114,7 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
     let mut files = 0;
     for_each_file(folder, |record| {
         files += 1;
+        listed.add(record.path);
         let found = has_room.then(|| or_missing(&root, |root| check_path(root, record)));
         if let Some(damage) = found.transpose()?.flatten() {
             has_room = add(record.path, damage, Some(record.object));
@@ -118,6 +124,15 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
     // A disk that lost power may have cut the list itself between two records.
     if files != image.summary.files {
         return Err(cut_list("files"));
+    }
+    let Some(root) = root.filter(|_| has_room) else {
+        return Ok(problems);
+    };
+    let looked = listed.for_each_added(folder, &root, &mut |path| Ok(add(path, Damage::Added, None)));
+    match looked {
+        // One of the directories.
+        Err(Error::Io { path, .. }) => drop(add(tree::at_root(&path), Damage::Unreadable, None)),
+        other => other?,
     }
     Ok(problems)
 }

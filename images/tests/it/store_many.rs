@@ -1,12 +1,17 @@
 //! Images of more entries than are kept in memory, and what is known of directories until the end.
 
 use crate::store_input::{Made, entry, file, import, pax};
+use punnet_images::store::Damage;
 use std::fs;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 /// More than a table of the store keeps in memory.
 const MANY: usize = 7500;
+
+/// More than the parts that the paths of a tree are dealt into.
+const ADDED: usize = 600;
 
 #[test]
 fn whiteouts_and_digests_hold_in_an_image_of_very_many_entries() {
@@ -30,6 +35,21 @@ fn whiteouts_and_digests_hold_in_an_image_of_very_many_entries() {
     assert_eq!(store.verify(&image).unwrap(), []);
     fs::write(folder.join("new-7499"), "changed").unwrap();
     assert_eq!(store.verify(&image).unwrap().len(), 1);
+    // And of what was added.
+    for number in 0..ADDED {
+        fs::write(folder.join(format!("added-{number}")), "").unwrap();
+    }
+    let problems = store.verify(&image).unwrap();
+    let added = problems.iter().filter(|problem| problem.damage == Damage::Added);
+    // The changed file and the directory's time.
+    assert_eq!((added.count(), problems.len()), (ADDED, ADDED + 2));
+    let source = made.source();
+    let mut fetch =
+        |layer: &_| Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>);
+    let repaired = store.repair(&image, &problems, &mut fetch).unwrap();
+    assert_eq!((repaired.removed, repaired.files), (ADDED as u64, 1));
+    assert_eq!(store.verify(&image).unwrap(), []);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), MANY + 1);
 }
 
 #[test]

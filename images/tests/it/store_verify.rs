@@ -174,6 +174,79 @@ fn a_target_a_mode_and_an_owner_that_changed_are_named_and_repaired() {
 }
 
 #[test]
+fn what_no_layer_has_is_named_and_removed() {
+    check_damage(
+        |root| keeping_time(root, |root| fs::write(root.join("file"), "x").unwrap()),
+        &["file: was added, no layer has it"],
+        false,
+    );
+    let add_all_kinds = |folder: &Path| {
+        fs::create_dir_all(folder.join("new/below")).unwrap();
+        fs::write(folder.join("new/below/file"), "x").unwrap();
+        symlink("nowhere", folder.join("new-link")).unwrap();
+        nix::unistd::mkfifo(&folder.join("new-pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::hard_link(folder.join("below/file"), folder.join("again")).unwrap();
+    };
+    check_damage(
+        |root| keeping_time(&root.join("d"), add_all_kinds),
+        &[
+            "d/again: was added, no layer has it",
+            "d/new-link: was added, no layer has it",
+            "d/new-pipe: was added, no layer has it",
+            "d/new: was added, no layer has it",
+        ],
+        false,
+    );
+    // The time of a directory tells, too.
+    check_damage(
+        |root| fs::write(root.join("implied/new"), "x").unwrap(),
+        &[
+            "implied/new: was added, no layer has it",
+            "implied: mode, owner or time has changed",
+        ],
+        false,
+    );
+    // A name for a name: as many as there were, and neither the one that is gone nor the one that came passes for the other.
+    let exchange = |folder: &Path| fs::rename(folder.join("file"), folder.join("other")).unwrap();
+    check_damage(
+        |root| keeping_time(&root.join("d/below"), exchange),
+        &[
+            "d/below/file: is missing",
+            "d/below/other: was added, no layer has it",
+        ],
+        false,
+    );
+    // What a link that stands for a directory shows is not in that directory.
+    let replace_directory = |root: &Path| {
+        fs::remove_dir_all(root.join("d")).unwrap();
+        symlink("implied", root.join("d")).unwrap();
+    };
+    check_damage(
+        |root| keeping_time(root, replace_directory),
+        &[
+            "d/below/file: is missing",
+            "d/below: is missing",
+            "d/link: is missing",
+            "d/pipe: is missing",
+            "d: is of another kind than it was",
+        ],
+        false,
+    );
+}
+
+#[test]
+fn what_was_added_outside_of_the_tree_stays_when_a_link_to_it_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "x").unwrap();
+    check_damage(
+        |root| keeping_time(root, |root| symlink(folder.path(), root.join("out")).unwrap()),
+        &["out: was added, no layer has it"],
+        false,
+    );
+    assert_eq!(fs::read_to_string(folder.path().join("file")).unwrap(), "x");
+}
+
+#[test]
 fn attributes_that_were_added_changed_or_lost_are_named_and_repaired() {
     let attribute = |name: &'static CStr, value: &'static [u8]| {
         move |path: &Path| {
