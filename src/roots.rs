@@ -37,28 +37,23 @@ impl Roots {
         absolute(found.or_else(own).ok_or(CliError::NoRuntimeDir)?)
     }
 
-    /// What the board is: `board.json` under the data root or in /etc/punnet, as the tools write it (board-configs/), or a generic one.
+    /// The file that says what the board is, as the tools write it (board-configs/), where there is one: under the data root or in /etc/punnet.
     #[cfg(feature = "images")]
-    pub fn board(&self) -> Result<punnet_boards::Board, CliError> {
+    pub fn board_file(&self) -> Result<Option<PathBuf>, CliError> {
         let places = [self.data()?.join("board.json"), "/etc/punnet/board.json".into()];
-        match places.iter().find(|path| path.exists()) {
-            Some(path) => Ok(punnet_boards::Board::from_json_file(path)?),
-            None => Ok(punnet_boards::Board::generic(ARCH)),
-        }
+        Ok(places.into_iter().find(|path| path.exists()))
+    }
+
+    /// What the board is, a generic one without a file; and what is wrong with the file, which is no reason to do nothing.
+    #[cfg(feature = "images")]
+    pub fn board(&self) -> Result<(punnet_boards::Board, Option<String>), CliError> {
+        use punnet_boards::{Arch, Board};
+        Ok(match self.board_file()? {
+            Some(path) => Board::as_far_as_readable(&path),
+            None => (Board::generic(Arch::OWN), None),
+        })
     }
 }
-
-/// What this binary was built for.
-#[cfg(feature = "images")]
-const ARCH: punnet_boards::Arch = if cfg!(target_arch = "x86_64") {
-    punnet_boards::Arch::Amd64
-} else if cfg!(target_arch = "aarch64") {
-    punnet_boards::Arch::Arm64
-} else if cfg!(target_abi = "eabihf") && cfg!(target_feature = "v7") {
-    punnet_boards::Arch::ArmV7
-} else {
-    punnet_boards::Arch::ArmV6
-};
 
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name)

@@ -42,6 +42,8 @@ pub struct AgentOptions {
     pub fetch_bytes_per_s: Option<u32>,
     /// What the board is: its name is reported, its LED shows how the agent does.
     pub board: Board,
+    /// What is wrong with the board, besides what the file says that `PUNNET_TROUBLES` in the environment names.
+    pub troubles: Vec<String>,
     /// The `punnet` to run; `None` for this very program.
     pub program: Option<PathBuf>,
     /// The least that is logged to standard error.
@@ -86,8 +88,7 @@ struct Agent {
     session: Session,
     floor: TimeFloor,
     led: Option<Led>,
-    /// What `punnet init` has found wrong with the board, a line each in the file that `PUNNET_TROUBLES` in the environment names: a person has to see
-    /// to it.
+    /// What is wrong with the board: a person has to see to it.
     troubles: Vec<String>,
     began: Instant,
     /// When memory is given back, unless something happens before.
@@ -143,6 +144,12 @@ impl Agent {
                     None
                 }
             });
+        options
+            .troubles
+            .iter()
+            .for_each(|trouble| log(options.log_level, Level::Error, trouble));
+        let mut troubles = troubles_of_board();
+        troubles.extend(options.troubles.iter().cloned());
         let executor = Executor::new(state, punnet, options.board.name.clone(), enrolment.fleet_key);
         let (core, began) = (Core::new(config), Instant::now());
         Ok(Self {
@@ -152,7 +159,7 @@ impl Agent {
             session,
             floor,
             led,
-            troubles: troubles_of_board(),
+            troubles,
             began,
             rest_at: None,
             end,
@@ -279,6 +286,7 @@ impl Agent {
     }
 }
 
+/// What `punnet init` has found wrong, a line each in the file that `PUNNET_TROUBLES` in the environment names; it has been said there.
 fn troubles_of_board() -> Vec<String> {
     let Some(file) = std::env::var_os("PUNNET_TROUBLES") else {
         return Vec::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::BoardError;
 
@@ -71,6 +72,17 @@ pub enum Arch {
 impl Arch {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::Amd64, Self::Arm64, Self::ArmV7, Self::ArmV6];
+
+    /// What this program was built for.
+    pub const OWN: Self = if cfg!(target_arch = "x86_64") {
+        Self::Amd64
+    } else if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else if cfg!(target_abi = "eabihf") && cfg!(target_feature = "v7") {
+        Self::ArmV7
+    } else {
+        Self::ArmV6
+    };
 
     /// The Rust target triple its static binary is built for.
     pub const fn target(self) -> &'static str {
@@ -190,8 +202,74 @@ impl Board {
         })?;
         serde_json::from_slice(&text).map_err(|error| BoardError::Parse {
             path: path.into(),
-            text: error.to_string(),
+            text: short(&error),
         })
+    }
+
+    /// As [`Self::from_json_file`] reads it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("texts, numbers and lists are always JSON")
+    }
+
+    /// What a board that runs takes itself for, and what is wrong with its file, for people: each key that can be understood counts, the rest is what most
+    /// boards have.
+    pub fn as_far_as_readable(path: &Path) -> (Self, Option<String>) {
+        match Self::from_json_file(path) {
+            Ok(board) => (board, None),
+            Err(error) => {
+                // Nothing can be understood of a file that is not there.
+                let text = std::fs::read(path).unwrap_or_default();
+                let cause =
+                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                let wrong = format!("{error}{cause}; what is not understood of it is as on a generic board");
+                (Self::salvaged(&text), Some(wrong))
+            }
+        }
+    }
+
+    fn salvaged(text: &[u8]) -> Self {
+        let mut board = Self::guessed();
+        let found = serde_json::from_slice::<Map<String, Value>>(text).unwrap_or_default();
+        let Ok(Value::Object(mut whole)) = serde_json::to_value(&board) else {
+            return board;
+        };
+        for (key, value) in found {
+            let before = whole.insert(key.clone(), value);
+            match serde_json::from_value(Value::Object(whole.clone())) {
+                Ok(better) => board = better,
+                Err(_) => {
+                    match before {
+                        Some(before) => whole.insert(key, before),
+                        None => whole.remove(&key),
+                    };
+                }
+            }
+        }
+        board
+    }
+
+    /// A board whose description is lost: a hang is ended and trouble is shown wherever there is what most of our boards have for it.
+    fn guessed() -> Self {
+        Self {
+            watchdog: Some(Watchdog {
+                node: "/dev/watchdog0".into(),
+                timeout_s: 15,
+            }),
+            status_led: Some(LedConfig::Class("ACT".into())),
+            ..Self::generic(Arch::OWN)
+        }
+    }
+}
+
+/// Without the names of all keys there are, which is most of what serde says of one that there is not; a device tells its fleet in 192 bytes.
+fn short(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let parts = text
+        .split_once(", expected one of ")
+        .filter(|(what, _)| what.starts_with("unknown field"));
+    match parts.and_then(|(what, rest)| Some((what, rest.rsplit_once(" at line ")?.1))) {
+        Some((what, place)) => format!("{what} at line {place}"),
+        None => text,
     }
 }
 
@@ -252,7 +330,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("board.json");
         let board = Board::generic(Arch::ArmV6);
-        std::fs::write(&path, serde_json::to_vec(&board).unwrap()).unwrap();
+        std::fs::write(&path, board.to_json()).unwrap();
         assert_eq!(Board::from_json_file(&path).unwrap(), board);
     }
 
@@ -266,5 +344,91 @@ mod tests {
             error.contains("colour") && error.contains("line 1 column"),
             "{error}"
         );
+        assert!(!error.contains("expected"), "{error}");
+    }
+
+    #[test]
+    fn of_a_spoiled_file_all_that_can_be_understood_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("board.json");
+        let whole = Board {
+            name: "kitchen".into(),
+            ntp_servers: vec!["time.example".into()],
+            status_led: None,
+            watchdog: Some(Watchdog {
+                node: "/dev/watchdog1".into(),
+                timeout_s: 9,
+            }),
+            ..Board::generic(Arch::ALL[0])
+        };
+        let good = whole.to_json();
+        let of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Board::as_far_as_readable(&path)
+        };
+        assert_eq!(of(&good), (whole.clone(), None));
+        type Change = fn(&mut Board);
+        let cases: [(&str, &str, &str, Change); 3] = [
+            (
+                "\"name\"",
+                "\"nahm\"",
+                "unknown field `nahm` at line 1 column",
+                |board| {
+                    board.name = Board::guessed().name;
+                },
+            ),
+            (
+                "\"timeout_s\":9",
+                "\"timeout_s\":\"9\"",
+                "invalid type",
+                |board| {
+                    board.watchdog = Board::guessed().watchdog;
+                },
+            ),
+            (
+                "\"status_led\":null",
+                "\"status_led\":{\"lamp\":\"x\"}",
+                "unknown variant `lamp`",
+                |board| {
+                    board.status_led = Board::guessed().status_led;
+                },
+            ),
+        ];
+        for (right, spoiled, complaint, change) in cases {
+            let mut want = whole.clone();
+            change(&mut want);
+            assert!(good.contains(right), "{right}");
+            let (found, wrong) = of(&good.replace(right, spoiled));
+            assert_eq!(found, want, "{spoiled}");
+            let wrong = wrong.unwrap();
+            assert!(
+                wrong.contains("board.json: ") && wrong.contains(complaint),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_understood_is_a_board_with_watchdog_and_led() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("board.json");
+        for text in [
+            None,
+            Some(""),
+            Some("[]"),
+            Some("{\"name\":\"kit"),
+            Some("\0\0\0"),
+            Some("{}"),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let (board, wrong) = Board::as_far_as_readable(&path);
+            assert_eq!(board, Board::guessed(), "{text:?}");
+            let wrong = wrong.unwrap();
+            assert!(wrong.contains("board.json"), "{text:?}: {wrong}");
+        }
+        assert_eq!(Board::guessed().arch, Arch::OWN);
+        assert!(Board::guessed().device_classes.contains_key("gpio"));
     }
 }

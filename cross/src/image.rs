@@ -212,7 +212,7 @@ fn initramfs(
     // The kernel opens the first, and Rust's start-up the second where there is no first.
     made.add_device("dev/console", 5, 1);
     made.add_device("dev/null", 1, 3);
-    made.add("etc/punnet/board.json", &serde_json::to_vec(board)?);
+    made.add("etc/punnet/board.json", board.to_json().as_bytes());
     if let Some(name) = name {
         made.add("etc/punnet/system", name.as_bytes());
     }

@@ -31,7 +31,9 @@ pub const PRELOAD: &str = "/var/lib/punnet/preload";
 pub const APPS: &str = "/etc/punnet/apps";
 /// Seconds since 1970 when the board was last switched off, or found out the time.
 pub const CLOCK: &str = "/var/lib/punnet/clock";
-/// What the board is (board-configs/), put there by the image builder.
+/// Where the image builder puts what the board is.
+pub const BOARD_FOLDER: &str = "/etc/punnet";
+/// What the board is (board-configs/); what `setup` makes of it when it is spoiled or not there.
 pub const BOARD: &str = "/etc/punnet/board.json";
 
 /// What the person said, as `setup` has found it; what is wrong with it has been said there.

@@ -14,7 +14,9 @@ use punnet_boards::Board;
 use punnet_boards::slots::Stage;
 
 use crate::data::{self, Choice};
-use crate::handover::{self, BOARD, CONSOLE, ENROLMENT, FOLDER, SETTINGS, TRIAL, TROUBLES, WATCHDOG};
+use crate::handover::{
+    self, BOARD, BOARD_FOLDER, CONSOLE, ENROLMENT, FOLDER, SETTINGS, TRIAL, TROUBLES, WATCHDOG,
+};
 use crate::plan::modules::Index;
 use crate::plan::mounts::REST;
 use crate::plan::settings::{self, Settings};
@@ -43,7 +45,7 @@ pub fn run(hooks: Hooks) {
         .into_iter()
         .for_each(|trouble| troubles.add(trouble));
     let board = board(&mut troubles);
-    watchdog(board.as_ref());
+    watchdog(&board);
     let all = disks(&index);
     let device = match data::boot(&all) {
         Some(boot) => read_boot(&boot.node().to_string_lossy(), hooks, &mut troubles),
@@ -107,18 +109,21 @@ fn mounts(troubles: &mut Troubles) {
     }
 }
 
-fn board(troubles: &mut Troubles) -> Option<Board> {
-    match Board::from_json_file(Path::new(BOARD)) {
-        Ok(board) => Some(board),
-        Err(error) => {
-            troubles.add(format!("{}; the board is taken for a generic one", chain(&error)));
-            None
+/// What the board is, left for the other roles where its description is, or should be.
+fn board(troubles: &mut Troubles) -> Board {
+    let (board, wrong) = Board::as_far_as_readable(Path::new(BOARD));
+    if let Some(wrong) = wrong {
+        troubles.add(wrong);
+        let written = fs::create_dir_all(BOARD_FOLDER).and_then(|()| fs::write(BOARD, board.to_json()));
+        if let Err(error) = written {
+            say(format_args!("cannot write {BOARD}: {error}"));
         }
     }
+    board
 }
 
-fn watchdog(board: Option<&Board>) {
-    if let Some(watchdog) = board.and_then(|board| board.watchdog.as_ref()) {
+fn watchdog(board: &Board) {
+    if let Some(watchdog) = &board.watchdog {
         let text = format!("{} {}\n", watchdog.node.display(), watchdog.timeout_s);
         if let Err(error) = fs::write(WATCHDOG, text) {
             say(format_args!("cannot write {WATCHDOG}: {error}"));

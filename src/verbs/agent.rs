@@ -55,6 +55,7 @@ pub const AGENT: Verb = Verb {
             "debug" => Some(Level::Debug),
             _ => None,
         };
+        let (board, trouble) = roots.board()?;
         let rate = |text: &str| super::options::size_bytes(text)?.try_into().ok();
         let options = punnet_agent::AgentOptions {
             data_root: roots.data()?,
@@ -62,7 +63,8 @@ pub const AGENT: Verb = Verb {
             enrolment: given.one("enrolment").map(Into::into),
             stop_containers: given.has("stop-containers"),
             fetch_bytes_per_s: given.parsed("fetch-rate", rate)?,
-            board: roots.board()?,
+            board,
+            troubles: trouble.into_iter().collect(),
             program: None,
             log_level: given.parsed("log-level", level)?.unwrap_or(Level::Info),
         };

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use punnet_boards::Board;
+use punnet_boards::{Arch, Board};
 use serde::Serialize;
 
 use super::{Given, JSON, Verb, Words, flag};
@@ -61,7 +61,10 @@ const BOARDS: &str = "/usr/share/punnet/boards";
 /// The board's own description, a file, or one of those that were installed.
 fn described(roots: &Roots, named: &str) -> Result<Board, CliError> {
     let path = match named {
-        "" => return roots.board(),
+        "" => match roots.board_file()? {
+            Some(path) => path,
+            None => return Ok(Board::generic(Arch::OWN)),
+        },
         path if path.contains(['/', '.']) => path.into(),
         name => std::path::Path::new(BOARDS).join(name).with_extension("json"),
     };

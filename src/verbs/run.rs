@@ -523,9 +523,14 @@ fn volume(text: &str) -> Result<BindMount, CliError> {
 
 fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>, CliError> {
     let mut nodes: Vec<std::path::PathBuf> = given.all("device").map(Into::into).collect();
-    let board = roots.board()?;
-    for class in given.all("device-class") {
-        nodes.extend(class_nodes(&board, class)?);
+    if given.all("device-class").next().is_some() {
+        let (board, trouble) = roots.board()?;
+        if let Some(trouble) = trouble {
+            eprintln!("punnet: {trouble}");
+        }
+        for class in given.all("device-class") {
+            nodes.extend(class_nodes(&board, class)?);
+        }
     }
     nodes.iter().map(|path| device(path)).collect()
 }

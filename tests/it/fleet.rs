@@ -260,6 +260,29 @@ fn an_agent_killed_at_any_moment_ends_with_the_container_running_once() {
 }
 
 #[test]
+fn with_a_spoiled_board_file_what_ran_runs_and_the_fleet_is_told() {
+    let mut stand = running_stand(Broker::Embedded);
+    ok(&mut deploy(&stand, "hello", "hello"));
+    wait_running(&stand, "hello");
+    stand.kill_agent().unwrap();
+    ok(&mut stand.punnet(&["stop", "hello"]));
+    let spoiled = r#"{"name":"kitchen","colour":"red"}"#;
+    std::fs::write(stand.path().join("data/board.json"), spoiled).unwrap();
+    stand.start_agent().unwrap();
+    stand.wait_online(DEVICE).unwrap();
+    wait_running(&stand, "hello");
+    runs_exactly_once(&stand, "hello");
+    let status = || json_of(&mut stand.fleet(&["status", DEVICE, "--json"]));
+    let told = wait_for("the trouble", PATIENCE, || {
+        Ok(status()?[0]["troubles"][0].as_str().map(str::to_owned))
+    });
+    let told = told.unwrap();
+    assert!(told.contains("unknown field `colour` at line 1 column"), "{told}");
+    assert_eq!(status().unwrap()[0]["board"], "kitchen");
+    stand.remove().unwrap();
+}
+
+#[test]
 fn a_controller_killed_at_any_moment_keeps_its_word() {
     let mut stand = running_stand(Broker::Embedded);
     for round in 0..6_u32 {

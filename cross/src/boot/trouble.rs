@@ -18,6 +18,11 @@ const SUPERBLOCK_BYTES: usize = 1024;
 /// Part of what a module says of the kernel it is for (`vermagic`), and the same of a kernel that there is not.
 const VERMAGIC: [&[u8]; 2] = [b" mod_unload ", b" mod_remain "];
 
+/// A key of the board's description, and one that there is not; no program has it so, as it is behind a comma.
+const KEY_OF_BOARD: [&[u8]; 2] = [b",\"description\":", b",\"descripshun\":"];
+/// The description's name in an initramfs, with the NUL that ends it, and another.
+const NAME_OF_BOARD: [&[u8]; 2] = [b"etc/punnet/board.json\0", b"etc/punnet/bored.json\0"];
+
 impl Story {
     /// Hardly a block is free: what ran runs, and the board is online. The board was switched off in order.
     pub(super) fn start_with_full_data(&mut self) -> Result<()> {
@@ -105,18 +110,7 @@ impl Story {
 
     /// No module fits: there are neither disk nor network, and the serial line names each.
     pub(super) fn start_with_another_kernel(&mut self) -> Result<()> {
-        let mut unpacked = Vec::new();
-        GzDecoder::new(&*std::fs::read(&self.artefacts.initramfs)?).read_to_end(&mut unpacked)?;
-        let [ours, other] = VERMAGIC;
-        let mut at = 0;
-        while let Some(found) = unpacked[at..].windows(ours.len()).position(|piece| piece == ours) {
-            at += found;
-            unpacked[at..at + ours.len()].copy_from_slice(other);
-        }
-        ensure!(at > 0, "the modules say nothing of their kernel");
-        let spoiled = self.folder.path().join("spoiled");
-        std::fs::write(&spoiled, image::gzip(&unpacked)?)?;
-        image::put_on_card(&self.artefacts.card, &spoiled, "a/initramfs")?;
+        self.spoil_initramfs(VERMAGIC)?;
         self.switch_on()?;
         self.expect_troubles(&[
             "kernel module ext4: ",
@@ -125,6 +119,46 @@ impl Story {
             "no data partition",
         ])?;
         self.cut_power()
+    }
+
+    /// What the board is cannot be told, but for the rest of the file: it does all that it did, and says so.
+    pub(super) fn start_with_a_spoiled_board_file(&mut self) -> Result<()> {
+        self.spoil_initramfs(KEY_OF_BOARD)?;
+        self.switch_on()?;
+        let wrong = ["unknown field `descripshun` at line 1 column "];
+        self.expect_troubles(&wrong)?;
+        self.expect_hello()?;
+        self.wait_online()?;
+        self.wait_troubles(&wrong, true)?;
+        self.wait_app("hello", "to run", |app| app["state"] == "running")?;
+        let said = self.machine()?.output();
+        ensure!(
+            said.contains("restarts the board when it is not fed"),
+            "the watchdog is not used: {said}"
+        );
+        self.cut_power()?;
+        let good = self.artefacts.initramfs.clone();
+        image::put_on_card(&self.artefacts.card, &good, "a/initramfs")
+    }
+
+    /// Puts an initramfs on the card that has the second in place of the first, wherever that is.
+    fn spoil_initramfs(&self, [ours, other]: [&[u8]; 2]) -> Result<()> {
+        ensure!(ours.len() == other.len(), "an archive's entries keep their sizes");
+        let mut unpacked = Vec::new();
+        GzDecoder::new(&*std::fs::read(&self.artefacts.initramfs)?).read_to_end(&mut unpacked)?;
+        let mut at = 0;
+        while let Some(found) = unpacked[at..].windows(ours.len()).position(|piece| piece == ours) {
+            at += found;
+            unpacked[at..at + ours.len()].copy_from_slice(other);
+        }
+        ensure!(
+            at > 0,
+            "there is no {:?} in the initramfs",
+            String::from_utf8_lossy(ours)
+        );
+        let spoiled = self.folder.path().join("spoiled");
+        std::fs::write(&spoiled, image::gzip(&unpacked)?)?;
+        image::put_on_card(&self.artefacts.card, &spoiled, "a/initramfs")
     }
 
     /// As long as it is so, and no longer. The board is off.
@@ -143,13 +177,11 @@ impl Story {
         Ok(())
     }
 
-    /// With all apps as they shall be the LED would be steady.
+    /// With all apps as they shall be the LED would be steady. The board has no description, not even of its LED.
     pub(super) fn show_trouble_by_led(&mut self) -> Result<()> {
-        let spoiled = self.folder.path().join("spoiled");
-        std::fs::write(&spoiled, "hostnme=kitchen\n")?;
-        image::put_on_card(&self.artefacts.card, &spoiled, "punnet.txt")?;
+        self.spoil_initramfs(NAME_OF_BOARD)?;
         self.switch_on()?;
-        self.expect_troubles(&["there is no key \"hostnme\""])?;
+        self.expect_troubles(&["cannot read the board file"])?;
         self.wait_online()?;
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
         for want in ["1", "0", "1"] {

@@ -33,6 +33,7 @@ fn agent_process() {
         stop_containers: folder.join("stop-containers").exists(),
         fetch_bytes_per_s: None,
         board: Board::generic(Arch::Amd64),
+        troubles: Vec::new(),
         program: Some(folder.join("punnet")),
         log_level: Level::Debug,
     };
