@@ -311,11 +311,12 @@ fn download(apt: &Apt, package: &str, to: &Path) -> Result<()> {
 }
 
 fn fetch(package: &str, arch: &str, folder: &Path) -> Result<()> {
-    eprintln!("==> fetching the kernel, {package} ({arch})");
     let apt = Apt::new(arch, RELEASE, MAIN)?;
+    // Somebody may have fetched it while this one waited.
     if folder.is_dir() {
         return Ok(());
     }
+    eprintln!("==> fetching the kernel, {package} ({arch})");
     run(&mut apt.command("apt-get", &["-qq", "update"]))?;
     let depends = stdout_of(&mut apt.command("apt-cache", &["depends", package]))?;
     let newest = depends

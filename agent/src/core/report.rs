@@ -21,7 +21,7 @@ pub struct Reporter {
     sent_at: u64,
     sequence: u64,
     /// What was reported last, `sequence` left out.
-    last: Option<Box<Reported>>,
+    last: Option<Box<Report>>,
 }
 
 impl Reporter {
@@ -60,25 +60,22 @@ impl Core {
             return;
         }
         self.reporter.due_at = None;
-        let Some(mut reported) = self.reported() else {
+        let Some(mut report) = self.report() else {
             return;
         };
-        if self.reporter.last.as_deref() == Some(&*reported) {
+        if self.reporter.last.as_deref() == Some(&*report) {
             return;
         }
         self.reporter.sequence += 1;
         self.reporter.sent_at = now.ms;
-        reported.sequence = self.reporter.sequence;
-        let report = Report {
-            reported: (*reported).clone(),
-            troubles: self.troubles.clone(),
-        };
+        report.reported.sequence = self.reporter.sequence;
         self.publish_with(Purpose::Reported, true, |buffer| Ok(report.encode(buffer)?.len()));
-        reported.sequence = 0;
-        self.reporter.last = Some(reported);
+        report.reported.sequence = 0;
+        self.reporter.last = Some(report);
     }
 
-    fn reported(&self) -> Option<Box<Reported>> {
+    /// What there is to report, `sequence` left out.
+    fn report(&self) -> Option<Box<Report>> {
         let board = self.board.clone()?;
         let apps = self
             .apps
@@ -89,13 +86,16 @@ impl Core {
         let settled = |app: &App| {
             app.busy.is_none() && app.aim == Aim::Wanted && matches!(app.step, Step::Rest | Step::Ended)
         };
-        Some(Box::new(Reported {
-            session: self.link.session(),
-            sequence: 0,
-            generation: self.journal.generation(),
-            converged: self.journal.pending.is_none() && self.apps.list.iter().all(settled),
-            board,
-            apps: apps.collect(),
+        Some(Box::new(Report {
+            reported: Reported {
+                session: self.link.session(),
+                sequence: 0,
+                generation: self.journal.generation(),
+                converged: self.journal.pending.is_none() && self.apps.list.iter().all(settled),
+                board,
+                apps: apps.collect(),
+            },
+            troubles: self.troubles.clone(),
         }))
     }
 }

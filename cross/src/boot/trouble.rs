@@ -14,6 +14,8 @@ const IN_1970: &[&str] = &["-rtc", "base=1970-01-01T00:00:00"];
 /// Where the superblock of an ext4 file system is, and its size.
 const SUPERBLOCK: u64 = 1024;
 const SUPERBLOCK_BYTES: usize = 1024;
+/// What each file that fills a card leaves free: the list of a large file's blocks takes some too.
+const SPARE_BYTES: [u64; 2] = [1 << 20, 4096];
 
 /// Part of what a module says of the kernel it is for (`vermagic`), and the same of a kernel that there is not.
 const VERMAGIC: [&[u8]; 2] = [b" mod_unload ", b" mod_remain "];
@@ -28,12 +30,13 @@ impl Story {
     pub(super) fn start_with_full_data(&mut self) -> Result<()> {
         let card = self.artefacts.card.clone();
         let filler = self.folder.path().join("filler");
-        // The list of a large file's blocks takes some too.
-        for spare_bytes in [1 << 20, 4096] {
+        for spare_bytes in SPARE_BYTES {
             let bytes = image::free_in_data(&card)? - spare_bytes;
             std::fs::write(&filler, vec![0x5a; usize::try_from(bytes)?])?;
-            let name = format!("/filler.{spare_bytes}");
-            image::in_data(&card, &format!("write {} {name}\n", filler.display()))?;
+            image::in_data(
+                &card,
+                &format!("write {} /filler.{spare_bytes}\n", filler.display()),
+            )?;
         }
         self.switch_on()?;
         self.wait_console()?;
@@ -41,7 +44,8 @@ impl Story {
         self.wait_online()?;
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
         self.power_off()?;
-        image::in_data(&card, "rm /filler.1048576\nrm /filler.4096\n")
+        let remove = SPARE_BYTES.map(|spare_bytes| format!("rm /filler.{spare_bytes}\n"));
+        image::in_data(&card, &remove.concat())
     }
 
     /// A file system in which the kernel has found errors. The board was switched off in order.
