@@ -72,9 +72,14 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The toolchain that runs us if it has the source, else Debian's, which is installed when root asks.
+    /// The toolchain that runs us if it has the source, else Debian's, which is installed when root asks; with zig.
     pub fn find() -> Result<Self> {
+        let found = Self::with_source()?;
         Self::ensure_zig()?;
+        Ok(found)
+    }
+
+    fn with_source() -> Result<Self> {
         let ours = Self::at(PathBuf::from(cargo().get_program()), "rustc".into())?;
         if let Some(found) = ours {
             return Ok(found);
@@ -89,7 +94,10 @@ impl Compiler {
     }
 
     fn at(cargo: PathBuf, rustc: PathBuf) -> Result<Option<Self>> {
-        if rustc.is_absolute() && !(rustc.exists() && cargo.exists()) {
+        if ![&cargo, &rustc]
+            .iter()
+            .all(|program| is_installed(&program.to_string_lossy()))
+        {
             return Ok(None);
         }
         let sysroot = stdout_of(Command::new(&rustc).args(["--print", "sysroot"]))?;
@@ -119,11 +127,23 @@ impl Compiler {
 
     /// The same, with its symbols when one wants to look into it.
     pub fn build_with(&self, package: &str, arch: Arch, features: &[&str], strip: Strip) -> Result<PathBuf> {
+        self.build_at(&Place::usual()?, package, arch, features, strip)
+    }
+
+    /// The same at any place.
+    pub fn build_at(
+        &self,
+        place: &Place,
+        package: &str,
+        arch: Arch,
+        features: &[&str],
+        strip: Strip,
+    ) -> Result<PathBuf> {
         let target = arch.target();
-        let folder = target_dir().join("boards").join(features_name(features));
+        let folder = place.output.join("boards").join(features_name(features));
         let mut command = Command::new("cargo-zigbuild");
         command
-            .current_dir(root())
+            .current_dir(&place.source)
             .args([
                 "rustc",
                 "--release",
@@ -144,14 +164,15 @@ impl Compiler {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC", &self.rustc)
             .env("CARGO", &self.cargo)
-            .env("RUSTFLAGS", self.flags()?);
+            .env("CARGO_HOME", &place.cargo_home)
+            .env("RUSTFLAGS", self.flags(place));
         if !features.is_empty() {
             command.args(["--no-default-features", "--features", &features.join(",")]);
         }
         // For the last link alone: the dependencies need not be compiled anew when it changes.
         command.arg("--").arg(format!(
             "-Clink-arg=-Wl,-T,{}",
-            order::script_for_linker()?.display()
+            order::script_for_linker(place)?.display()
         ));
         if strip == Strip::No {
             command.arg("-Cstrip=none");
@@ -161,14 +182,35 @@ impl Compiler {
     }
 
     /// Paths of this machine do not reach the binary: the same source gives the same bytes anywhere.
-    fn flags(&self) -> Result<String> {
-        let home = std::env::var("CARGO_HOME")
-            .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))
-            .context("neither CARGO_HOME nor HOME is set")?;
-        Ok(format!(
-            "-Clink-self-contained=no -Cforce-unwind-tables=no --remap-path-prefix={}=punnet --remap-path-prefix={home}=cargo --remap-path-prefix={}=std",
-            root().display(),
+    fn flags(&self, place: &Place) -> String {
+        format!(
+            "-Clink-self-contained=no -Cforce-unwind-tables=no --remap-path-prefix={}=punnet --remap-path-prefix={}=cargo --remap-path-prefix={}=std",
+            place.source.display(),
+            place.cargo_home.display(),
             self.library.display()
-        ))
+        )
+    }
+}
+
+/// Where a build's files are. Nothing of it reaches the binary (`reproducible.rs`).
+pub struct Place {
+    /// The repository.
+    pub source: PathBuf,
+    /// Where cargo writes.
+    pub output: PathBuf,
+    /// Where cargo keeps the source of dependencies.
+    pub cargo_home: PathBuf,
+}
+
+impl Place {
+    /// Where we are.
+    pub fn usual() -> Result<Self> {
+        let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let cargo_home = named.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));
+        Ok(Self {
+            source: root().into(),
+            output: target_dir(),
+            cargo_home: cargo_home.context("neither CARGO_HOME nor HOME is set")?,
+        })
     }
 }

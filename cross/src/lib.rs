@@ -22,6 +22,7 @@ mod packages;
 pub mod powercut;
 pub mod process;
 pub mod registry;
+pub mod reproducible;
 pub mod size;
 pub mod stand;
 pub mod test;

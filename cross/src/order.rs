@@ -21,8 +21,8 @@ use object::{Object, ObjectSymbol, SymbolKind};
 use punnet_boards::Arch;
 
 use crate::bench::runtime::every_command;
-use crate::build::{Strip, root, target_dir};
-use crate::cross::Compiler;
+use crate::build::{Strip, root};
+use crate::cross::{Compiler, Place};
 use crate::process::start_stopped;
 
 /// The linker script, in the repository.
@@ -60,12 +60,14 @@ pub fn run_command(options: &Options) -> Result<()> {
 }
 
 /// The script under a name of its content, so that cargo links anew when it has changed.
-pub fn script_for_linker() -> Result<PathBuf> {
-    let text = std::fs::read(root().join(SCRIPT))?;
+pub fn script_for_linker(place: &Place) -> Result<PathBuf> {
+    let text = std::fs::read(place.source.join(SCRIPT))?;
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(&text);
-    let path = target_dir().join(format!("hot-functions-{:016x}.ld", hasher.finish()));
-    std::fs::create_dir_all(target_dir())?;
+    let path = place
+        .output
+        .join(format!("hot-functions-{:016x}.ld", hasher.finish()));
+    std::fs::create_dir_all(&place.output)?;
     std::fs::write(&path, text)?;
     Ok(path)
 }

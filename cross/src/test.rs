@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::build::{cargo, root};
 use crate::process::{run, stdout_of};
 use crate::vm::Machine;
-use crate::{bench, boot, demo, dist, engines, fuzz, packages, powercut, size};
+use crate::{bench, boot, demo, dist, engines, fuzz, packages, powercut, reproducible, size};
 
 /// Options of `test`.
 #[derive(clap::Args)]
@@ -59,6 +59,7 @@ const STAGES: &[Stage] = &[
     ("fuzz", fuzz::run_each_briefly),
     ("size", || size::run(&size::Options::default())),
     ("packages", dist::check::run_in_ci),
+    ("reproducible", reproducible::run_in_ci),
     ("virtual-machine", virtual_machine),
     ("engines", || engines::run_all(&engines::Options::of_ours())),
     ("powercut", powercut::run_few),
