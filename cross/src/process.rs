@@ -66,7 +66,7 @@ pub fn output_of(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start {}", shown(command)))
 }
 
-/// True when `program` is on the PATH.
+/// True when `program` is on the PATH, or is the whole path of one.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Servers live in sbin, which an ordinary user's PATH may leave out.

@@ -93,13 +93,8 @@ fn programs_that_cannot_be_installed_are_named_with_their_packages() {
     programs();
     let empty = tempfile::tempdir().unwrap();
     let mut command = Command::new(xtask());
-    command
-        .args(["test", "--only", "programs"])
-        .env("PATH", empty.path())
-        .env("RUST_BACKTRACE", "0");
-    let output = output(&mut command);
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    command.args(["test", "--only", "programs"]);
+    let complaint = complaint_of(command.env("PATH", empty.path()));
     assert!(
         complaint.contains("please install first: apt-get install"),
         "{complaint}"
@@ -107,4 +102,38 @@ fn programs_that_cannot_be_installed_are_named_with_their_packages() {
     for package in ["skopeo", "umoci", "busybox-static"] {
         assert!(complaint.contains(package), "{complaint}");
     }
+}
+
+#[test]
+fn a_machine_that_cannot_build_for_boards_is_told_what_brings_it() {
+    programs();
+    // Debian's compiler is known by its path: its source is hidden, where it is installed.
+    let script = "[ ! -d /usr/lib/rustlib/src ] || mount -t tmpfs none /usr/lib/rustlib/src; PATH=$1; exec \"$2\" build --board raspberry-pi-zero";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-e",
+        "-c",
+        script,
+        "sh",
+    ]);
+    let empty = tempfile::tempdir().unwrap();
+    let complaint = complaint_of(command.arg(empty.path()).arg(xtask()));
+    for advice in [
+        "no compiler here has the source of its standard library",
+        "rustup component add rust-src",
+        "apt-get install rustc-web cargo-web rust-web-src",
+    ] {
+        assert!(complaint.contains(advice), "{complaint}");
+    }
+}
+
+fn complaint_of(command: &mut Command) -> String {
+    let output = output(command.env("RUST_BACKTRACE", "0"));
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    complaint
 }
