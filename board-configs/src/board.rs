@@ -227,15 +227,15 @@ impl Board {
         }
     }
 
+    /// By way of text, so that a device needs no other reader and writer of boards than those it has.
     fn salvaged(text: &[u8]) -> Self {
         let mut board = Self::guessed();
-        let found = serde_json::from_slice::<Map<String, Value>>(text).unwrap_or_default();
-        let Ok(Value::Object(mut whole)) = serde_json::to_value(&board) else {
-            return board;
-        };
-        for (key, value) in found {
+        let object = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).unwrap_or_default();
+        let mut whole = object(board.to_json().as_bytes());
+        for (key, value) in object(text) {
             let before = whole.insert(key.clone(), value);
-            match serde_json::from_value(Value::Object(whole.clone())) {
+            let tried = Value::Object(whole.clone()).to_string();
+            match serde_json::from_slice(tried.as_bytes()) {
                 Ok(better) => board = better,
                 Err(_) => {
                     match before {
