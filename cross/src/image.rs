@@ -403,7 +403,7 @@ const SETTINGS: &str = "\
 #address=192.168.1.20/24
 #gateway=192.168.1.1
 #dns=192.168.1.1
-# Time servers, when the router names none:
+# Time servers in place of the router's; behind a : the port, if it is not 123:
 #ntp=pool.ntp.org
 # A prompt on the serial line, even when nothing is wrong:
 #console=on

@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod boot;
 pub mod build;
+mod chrony;
 pub mod cross;
 pub mod debian;
 pub mod demo;

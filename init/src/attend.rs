@@ -74,10 +74,13 @@ impl<'a> Attend<'a> {
     fn new(index: &'a Index<'a>) -> Result<Self, InitError> {
         let settings = handover::settings();
         let board = Board::from_json_file(Path::new(BOARD)).ok();
-        let servers = if settings.ntp.is_empty() {
-            board.map(|board| board.ntp_servers).unwrap_or_default()
+        let time = if settings.ntp.is_empty() {
+            Time::new(
+                board.map(|board| board.ntp_servers).unwrap_or_default(),
+                Others::Dhcp,
+            )
         } else {
-            settings.ntp.clone()
+            Time::new(settings.ntp.clone(), Others::None)
         };
         let requests = Netlink::requests()?;
         let loopback = crate::read_word("/sys/class/net/lo/ifindex").parse().unwrap_or(1);
@@ -90,7 +93,7 @@ impl<'a> Attend<'a> {
             hostname: crate::read_word("/proc/sys/kernel/hostname"),
             requests,
             ports: BTreeMap::new(),
-            time: Time::new(servers),
+            time,
             began: Instant::now(),
         })
     }
@@ -307,11 +310,20 @@ const CHECK_AGAIN: Duration = Duration::from_secs(6 * 3600);
 const DIFFERENCE_MIN_MS: u64 = 200;
 /// Flash is written only when the time kept there is older than this.
 const KEPT_AGE_MAX_S: u64 = 24 * 3600;
-const SNTP_PORT: u16 = 123;
+
+/// Who else may name time servers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// The router; its own are asked first.
+    Dhcp,
+    /// Nobody: a person has named some.
+    None,
+}
 
 /// The clock.
 struct Time {
     servers: Vec<String>,
+    others: Others,
     from_dhcp: Vec<Ipv4Addr>,
     due: Option<Duration>,
     pause: Duration,
@@ -320,9 +332,10 @@ struct Time {
 }
 
 impl Time {
-    fn new(servers: Vec<String>) -> Self {
+    const fn new(servers: Vec<String>, others: Others) -> Self {
         Self {
             servers,
+            others,
             from_dhcp: Vec::new(),
             due: None,
             pause: ASK_AGAIN_MIN,
@@ -336,7 +349,9 @@ impl Time {
     }
 
     fn network_came(&mut self, servers: &[Ipv4Addr], now: Duration) {
-        self.from_dhcp = servers.to_vec();
+        if self.others == Others::Dhcp {
+            self.from_dhcp = servers.to_vec();
+        }
         (self.due, self.pause) = (Some(now), ASK_AGAIN_MIN);
     }
 
@@ -354,7 +369,7 @@ impl Time {
         let server = &servers[self.turn % servers.len()];
         self.turn += 1;
         // A name that does not resolve holds this loop up for the resolver's ten seconds: leases are renewed with more in hand.
-        let address = (server.as_str(), SNTP_PORT)
+        let address = sntp::host_and_port(server)
             .to_socket_addrs()
             .ok()
             .and_then(|mut addresses| addresses.find(SocketAddr::is_ipv4));

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::measure::Start;
 use super::{BoardPrograms, image_options};
+use crate::chrony::Chrony;
 use crate::emulator::{Conditions, Machine, RebootFlag};
 use crate::image::{self, Artefacts};
 use crate::mosquitto::Mosquitto;
@@ -39,6 +40,8 @@ const ADVERTISED_PREFIX: &str = "fec0000000000000";
 const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
 /// Its firmware gives a kernel so long to take the watchdog over; a busy machine needs some, and nobody waits for a minute.
 const FIRMWARE_WAITS_S: u32 = 30;
+/// The board that asks a time server of ours: it has no clock.
+const BOARD_WITHOUT_CLOCK: &str = "raspberry-pi-zero";
 /// The board that meets what goes wrong in the field: it starts soonest.
 const BOARD_IN_TROUBLE: &str = "qemu-virt-aarch64";
 /// The board that is watched at rest.
@@ -104,6 +107,10 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
     story.switch_on()?;
     story.wait_online()?;
     story.check_addresses()?;
+    if board == BOARD_WITHOUT_CLOCK {
+        step("learning the time");
+        story.learn_time()?;
+    }
     step("deploying over MQTT");
     story.deploy_first()?;
     story.tell_memory()?;
@@ -177,6 +184,8 @@ pub(super) struct Story {
     pub(super) stand: Stand,
     /// In place of the embedded broker.
     mosquitto: Option<Mosquitto>,
+    /// What tells the board the time.
+    chrony: Option<Chrony>,
     machine: Option<Machine>,
     /// What the firmware was told by the last restart.
     flag: RebootFlag,
@@ -203,10 +212,17 @@ impl Story {
             .transpose()?;
         start_controller(&mut stand, mosquitto.as_ref())?;
         let enrolment = enrol(&stand, mosquitto.as_ref())?;
+        let chrony = (board == BOARD_WITHOUT_CLOCK)
+            .then(|| Chrony::start(&folder.path().join("chrony")))
+            .transpose()?;
         let mut options = image_options(board, &programs, Some(enrolment));
-        if board == BOARD_WITH_FIXED_ADDRESS {
+        let fixed = (board == BOARD_WITH_FIXED_ADDRESS).then(|| FIXED_ADDRESS.to_owned());
+        let asking = chrony
+            .as_ref()
+            .map(|chrony| format!("ntp={}\n", chrony.seen_from_emulator()));
+        if let Some(text) = fixed.or(asking) {
             let settings = folder.path().join("settings");
-            std::fs::write(&settings, FIXED_ADDRESS)?;
+            std::fs::write(&settings, text)?;
             options.settings = Some(settings);
         }
         options.no_hotplug = variant.no_hotplug;
@@ -229,6 +245,7 @@ impl Story {
             artefacts,
             stand,
             mosquitto,
+            chrony,
             machine: None,
             flag: RebootFlag::None,
             variant,
@@ -302,7 +319,8 @@ impl Story {
     /// Controller and broker, as far as they run: without them nothing that is waited for comes.
     fn fleet(&self) -> Vec<Watch> {
         let broker = self.mosquitto.as_ref().and_then(Mosquitto::watch);
-        self.stand.watch().into_iter().chain(broker).collect()
+        let time = self.chrony.as_ref().map(Chrony::watch);
+        self.stand.watch().into_iter().chain(broker).chain(time).collect()
     }
 
     /// The first lines of an app's output.
@@ -336,6 +354,30 @@ impl Story {
         machine.ask_until("cat /proc/net/if_inet6", STEP_TIMEOUT, |answer| {
             answer.contains(ADVERTISED_PREFIX)
         })?;
+        Ok(())
+    }
+
+    /// From the moment below which no clock is to what the time server says, which is kept on the card.
+    fn learn_time(&mut self) -> Result<()> {
+        let kept = |answer: &str| answer.lines().find_map(|line| line.trim().parse::<u64>().ok());
+        self.wait_console()?;
+        let machine = self.machine()?;
+        let answer = machine.ask_until("cat /var/lib/punnet/clock", STEP_TIMEOUT, |answer| {
+            kept(answer).is_some()
+        })?;
+        let said = machine.output();
+        let kept_s = kept(&answer).context("just seen")?;
+        let has_said_s = self.chrony.as_ref().context("it was started")?.has_said_s()?;
+        ensure!(
+            has_said_s.contains(&kept_s),
+            "the board keeps {kept_s}, the time server has said one of {has_said_s:?}"
+        );
+        for (what, line) in [
+            ("set forward", "the clock showed 1970, it begins in 2026"),
+            ("set by the server", "the clock is set by "),
+        ] {
+            ensure!(said.contains(line), "the clock was not {what}: {said}");
+        }
         Ok(())
     }
 

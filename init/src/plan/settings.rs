@@ -20,7 +20,7 @@ pub struct Settings {
     pub network: Network,
     /// `dns=192.0.2.1,192.0.2.2`: instead of DHCP's
     pub dns: Vec<Ipv4Addr>,
-    /// `ntp=time.example.org,192.0.2.1`: instead of the board's and DHCP's
+    /// `ntp=time.example.org,192.0.2.1:4123`: instead of the board's and DHCP's
     pub ntp: Vec<String>,
     /// `console=on`: the emergency console even when nothing is wrong
     pub console: bool,

@@ -2,12 +2,22 @@
 
 /// Size of a packet without extensions.
 pub const PACKET_BYTES: usize = 48;
+/// Where servers listen unless their name says otherwise.
+const PORT: u16 = 123;
 /// Seconds from 1900, where NTP begins, to 1970.
 const UNIX_EPOCH_S: u64 = 2_208_988_800;
 /// One turn of the 32-bit seconds: era 1 begins in 2036.
 const ERA_S: u64 = 1 << 32;
 /// Version 4, mode 3: client.
 const CLIENT: u8 = 4 << 3 | 3;
+
+/// `HOST` or `HOST:PORT`.
+pub fn host_and_port(server: &str) -> (&str, u16) {
+    let named = server
+        .split_once(':')
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    named.unwrap_or((server, PORT))
+}
 
 /// A request. The server sends `cookie` back, which nobody else knows: no time of ours is told.
 pub fn request(cookie: u64) -> [u8; PACKET_BYTES] {
@@ -73,6 +83,19 @@ mod tests {
         }
         assert_eq!(time_ms(&good[..47], 7, 0), None);
         assert_eq!(time_ms(&[], 7, 0), None);
+    }
+
+    #[test]
+    fn a_server_listens_at_port_123_unless_its_name_says_otherwise() {
+        for (server, want) in [
+            ("pool.ntp.org", ("pool.ntp.org", 123)),
+            ("192.0.2.1:4123", ("192.0.2.1", 4123)),
+            ("2001:db8::1", ("2001:db8::1", 123)),
+            ("host:", ("host:", 123)),
+            ("host:65536", ("host:65536", 123)),
+        ] {
+            assert_eq!(host_and_port(server), want);
+        }
     }
 
     #[test]
