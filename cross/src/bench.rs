@@ -72,10 +72,18 @@ impl Options {
 
 /// Runs all rows.
 pub fn run_all(options: &Options) -> Result<()> {
-    let (programs, runtime_alone) = match &options.programs {
+    let (mut programs, compiler) = match &options.programs {
         Some(folder) => (Programs::in_folder(folder), None),
-        None => as_shipped(Programs::build()?)?,
+        None => (Programs::build()?, compiler_as_shipped()),
     };
+    let mut runtime_alone = None;
+    if let Some((compiler, arch)) = compiler {
+        programs.punnet = compiler.build("punnet", arch, &[])?;
+        // The rows of images have nothing of it.
+        if !options.images {
+            runtime_alone = Some(compiler.build("punnet", arch, &["runtime"])?);
+        }
+    }
     println!("| what | program | median | quartiles | ratio to punnet |\n|---|---|---|---|---|");
     if !options.images {
         runtime::rows(&programs.punnet, runtime_alone.is_some(), options)?;
@@ -91,22 +99,18 @@ pub fn run_all(options: &Options) -> Result<()> {
     fleet_rows(programs, options.deployments)
 }
 
-/// With the device binary that boards get, on musl, where it can be built here; and the one with the runtime alone.
-fn as_shipped(mut programs: Programs) -> Result<(Programs, Option<PathBuf>)> {
+/// What builds the device binary that boards get, on musl, where it can be built here.
+fn compiler_as_shipped() -> Option<(Compiler, Arch)> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => Arch::Amd64,
         "aarch64" => Arch::Arm64,
-        _ => return Ok((programs, None)),
+        _ => return None,
     };
     match Compiler::find() {
-        Ok(compiler) => {
-            programs.punnet = compiler.build("punnet", arch, &[])?;
-            let alone = compiler.build("punnet", arch, &["runtime"])?;
-            Ok((programs, Some(alone)))
-        }
+        Ok(compiler) => Some((compiler, arch)),
         Err(error) => {
             println!("    (measured with this machine's C library, not with musl: {error:#})");
-            Ok((programs, None))
+            None
         }
     }
 }
