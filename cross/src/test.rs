@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build::{cargo, root};
+use crate::build::{cargo, root, target_dir};
 use crate::process::{run, stdout_of};
 use crate::vm::Machine;
 use crate::{bench, boot, demo, dist, engines, fuzz, packages, powercut, reproducible, size};
@@ -184,13 +184,23 @@ fn tests() -> Result<()> {
     run(cargo().args(WORKSPACE_TESTS).arg("--no-fail-fast"))
 }
 
+/// The emulator of 64-bit ARM as Debian's qemu-user-static and its systemd or binfmt-support register it, for all; then the tests behind it.
+const WITH_EMULATOR: &str = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && \
+    cat /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register";
+
 /// The runtime's suite again where limits act and nothing is missing, and a part of it on the references, so that it is right.
 fn virtual_machine() -> Result<()> {
     let suite = runtime_suite()?;
-    run_inside(&Machine::new(&[&suite])?, "punnet")?;
+    let verbs = test_program(&WORKSPACE_TESTS, "")?;
+    let all = format!("{suite} && {WITH_EMULATOR} && {verbs} emulation::an_emulator_that_all_know");
+    // What Debian's packages are kept in.
+    let folder = format!("CARGO_TARGET_DIR={}", target_dir().display());
+    run_inside(
+        &Machine::new(&["sh", "-c", &all])?.with_environment(&[folder]),
+        "punnet",
+    )?;
     on_references(&suite, TESTS_ON_REFERENCES)?;
     // As a Raspberry Pi's firmware boots it: what cannot be limited is refused, and the doctor says why. With the other security module besides.
-    let verbs = test_program(&WORKSPACE_TESTS, "")?;
     let both = format!("{suite} without_a_controller labels:: && {verbs} doctor::");
     let raspberry = Machine::new(&["sh", "-c", &both])?
         .with_kernel_words("cgroup_disable=memory security=selinux selinux=1 enforcing=0");

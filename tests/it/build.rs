@@ -35,7 +35,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// For the user who runs the tests.
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["context", "data", "run", "home"] {
             fs::create_dir(folder.path().join(name)).unwrap();

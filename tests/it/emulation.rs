@@ -1,7 +1,7 @@
 //! Programs for another CPU, in steps of builds and in containers, where the kernel knows an emulator for them and where it does not.
 //!
-//! What the kernel knows is each user namespace's own since Linux 6.7: these tests register emulators in one of theirs. Older kernels have one list for
-//! all, which is left alone.
+//! What the kernel knows is each user namespace's own since Linux 6.7: most of these tests register emulators in one of theirs. Older kernels have one list for
+//! all, which is left alone: a test as root uses what is in it. `cargo xtask test` puts something there in its virtual machine.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -32,9 +32,13 @@ const TEXT: &str = "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nENV PAT
     SHELL [\"/bin/sh\", \"-c\"]\nRUN uname -m > /machine; true\nRUN <<EOF\n#!/bin/sh\necho script >> /machine\nEOF\n\
     CMD [\"/bin/sh\", \"-c\", \"echo from an emulated shell: $(/bin/uname -m)\"]\n";
 
+/// Where the kernel tells of the emulator of 64-bit ARM that Debian's qemu-user-static registers.
+const REGISTERED: &str = "/proc/sys/fs/binfmt_misc/qemu-aarch64";
+
 struct Foreign {
     bench: Bench,
-    registration: String,
+    /// What stands before a command so that it is executed where the kernel knows the emulator.
+    by: Vec<String>,
 }
 
 impl Foreign {
@@ -44,26 +48,39 @@ impl Foreign {
             println!("SKIPPED: the emulator is of programs that this machine executes itself");
             return None;
         }
-        let bench = Bench::ordinary();
-        let package = xtask::debian_package("busybox-static", Arch::Arm64).unwrap();
-        fs::copy(package.join("bin/busybox"), bench.path("context/busybox")).unwrap();
+        let mut foreign = Self::in_bench(Bench::ordinary());
         // Owned by the user, who therefore could write it.
-        let program = bench.path("punnet");
-        fs::copy(env!("CARGO_BIN_EXE_punnet"), &program).unwrap();
         if geteuid().is_root() {
-            chown(&program, Some(ORDINARY_UID), Some(ORDINARY_UID)).unwrap();
+            chown(
+                foreign.bench.path("punnet"),
+                Some(ORDINARY_UID),
+                Some(ORDINARY_UID),
+            )
+            .unwrap();
         }
-        fs::write(bench.path("Containerfile"), TEXT).unwrap();
         // As in Debian's /usr/lib/binfmt.d/qemu-aarch64.conf: of an ELF header class, byte order, kind and machine count.
         let registration = flags.map(|flags| {
             format!(
                 r":punnet-test:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:{EMULATOR}:{flags}"
             )
         });
-        let foreign = Self {
-            bench,
-            registration: registration.unwrap_or_default(),
-        };
+        if geteuid().is_root() {
+            let id = ORDINARY_UID.to_string();
+            let user = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
+            foreign.by.extend(user.map(str::to_owned));
+        }
+        let namespace = [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            NAMESPACE,
+            "sh",
+        ];
+        foreign.by.extend(namespace.map(str::to_owned));
+        foreign.by.push(registration.unwrap_or_default());
         let tried = output(&mut foreign.inside("true", &[]));
         if tried.status.code() == Some(77) {
             println!("SKIPPED: this kernel has one list of emulators for all");
@@ -73,26 +90,33 @@ impl Foreign {
         Some(foreign)
     }
 
-    /// A command as an ordinary user for whom the kernel knows the emulator.
-    fn inside(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("setpriv");
-        if geteuid().is_root() {
-            let id = ORDINARY_UID.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    /// As root, with the emulator that the kernel knows for all; `None`, and why, where there is none.
+    fn of_machine() -> Option<Self> {
+        let registered = fs::read_to_string(REGISTERED).unwrap_or_default();
+        if !geteuid().is_root() || !registered.starts_with("enabled\n") {
+            println!("SKIPPED: nobody has registered an emulator for all, or this is not root");
+            return None;
         }
+        Some(Self::in_bench(Bench::new()))
+    }
+
+    fn in_bench(bench: Bench) -> Self {
+        let package = xtask::debian_package("busybox-static", Arch::Arm64).unwrap();
+        fs::copy(package.join("bin/busybox"), bench.path("context/busybox")).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_punnet"), bench.path("punnet")).unwrap();
+        fs::write(bench.path("Containerfile"), TEXT).unwrap();
+        Self {
+            bench,
+            by: Vec::new(),
+        }
+    }
+
+    /// A command where the kernel knows the emulator.
+    fn inside(&self, program: &str, args: &[&str]) -> Command {
+        let words: Vec<&str> = self.by.iter().map(String::as_str).chain([program]).collect();
+        let mut command = Command::new(words[0]);
         command
-            .args([
-                "unshare",
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-c",
-                NAMESPACE,
-                "sh",
-            ])
-            .arg(&self.registration)
-            .arg(program)
+            .args(&words[1..])
             .args(args)
             .env("PUNNET_DATA_ROOT", self.bench.path("data"))
             .env("PUNNET_RUN_ROOT", self.bench.path("run"))
@@ -168,6 +192,15 @@ fn an_emulator_that_the_kernel_has_opened_executes_steps_and_containers() {
         return;
     };
     check_that_it_runs(&foreign);
+}
+
+#[test]
+fn an_emulator_that_all_know_executes_what_root_starts() {
+    let Some(foreign) = Foreign::of_machine() else {
+        return;
+    };
+    check_that_it_runs(&foreign);
+    check_that_a_bundle_runs(&foreign, &[]);
 }
 
 #[test]
@@ -253,15 +286,21 @@ fn an_engines_bundle_for_another_cpu_runs() {
     let Some(foreign) = Foreign::with(Some("F")) else {
         return;
     };
+    check_that_a_bundle_runs(&foreign, &["--rootless"]);
+}
+
+fn check_that_a_bundle_runs(foreign: &Foreign, options: &[&str]) {
     let bundle = foreign.bench.path("run/bundle");
     let bin = bundle.join("rootfs/bin");
     fs::create_dir_all(&bin).unwrap();
     fs::copy(foreign.bench.path("context/busybox"), bin.join("busybox")).unwrap();
     fs::set_permissions(bin.join("busybox"), PermissionsExt::from_mode(0o755)).unwrap();
     symlink("busybox", bin.join("uname")).unwrap();
-    chown_all(&bundle);
+    if !foreign.by.is_empty() {
+        chown_all(&bundle);
+    }
     let bundle = bundle.to_str().unwrap();
-    ok(&mut foreign.punnet(&["oci", "spec", "--rootless", "--bundle", bundle]));
+    ok(&mut foreign.punnet(&[&["oci", "spec", "--bundle", bundle], options].concat()));
     let path = Path::new(bundle).join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["process"]["args"] = json!(["uname", "-m"]);
