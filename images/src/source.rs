@@ -101,7 +101,8 @@ enum BlobData {
 }
 
 impl Blob {
-    fn of_bytes(bytes: &[u8]) -> Self {
+    /// Of bytes in memory.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         Self {
             size: bytes.len() as u64,
             data: BlobData::Bytes(io::Cursor::new(bytes.to_vec())),

@@ -342,7 +342,7 @@ impl<R: Advance> TarStream<R> {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.malformed("it ends in the middle of an entry");
         }
-        Error::Stream(error)
+        Error::stream(error)
     }
 }
 

@@ -36,6 +36,10 @@ const ENTRIES_MAX: u64 = 1_000_000;
 /// Bytes of all files together: more than any card of such a board holds of one image, and an end for what never ends.
 const UNPACKED_BYTES_MAX: u64 = 64 << 30;
 
+/// Bytes of the archives of all layers together: of the files, and of each entry's headers, which are 4 KiB in the mean at most. What else an archive may have,
+/// such as data of directories, comes to an end with this.
+const ARCHIVE_BYTES_MAX: u64 = UNPACKED_BYTES_MAX + 4096 * ENTRIES_MAX;
+
 /// Bytes after the end of the archive within a layer: tar pads to records of 10 KiB, some tools to more.
 const TRAILER_BYTES_MAX: u64 = 1 << 20;
 
@@ -65,6 +69,8 @@ pub struct Unpacker {
     /// Layers that were begun.
     layers: u16,
     total: Total,
+    /// Of those that were begun.
+    archive_bytes: u64,
 }
 
 /// The archive inside a layer.
@@ -86,6 +92,7 @@ impl Unpacker {
             buffer: vec![0; COPY_BYTES].into(),
             layers: 0,
             total: Total::default(),
+            archive_bytes: 0,
         };
         let root = unpacker.root.clone();
         unpacker.give(&root, &Metadata::of_implied_folder(), Path::new(""))?;
@@ -107,12 +114,15 @@ impl Unpacker {
             told: 0,
             progress,
         });
-        let mut unpacked =
-            HashingReader::new(decompressed(&mut blob, descriptor, self.staging.join(WINDOW))?);
+        let mut unpacked = HashingReader::new(Bounded {
+            inner: decompressed(&mut blob, descriptor, self.staging.join(WINDOW))?,
+            left: ARCHIVE_BYTES_MAX - self.archive_bytes,
+        });
         let applied = self.apply(TarStream::new(Sequential(&mut unpacked)));
         // Damage upsets the archive first; that the layer is damaged is what its reader must know.
         let drained = drain(&mut unpacked, TRAILER_BYTES_MAX).map_err(Error::Stream);
-        let (_, actual_diff_id) = unpacked.finish();
+        let (archive_bytes, actual_diff_id) = unpacked.finish();
+        self.archive_bytes += archive_bytes;
         // A stream that failed tells why here, before what follows from that.
         drain(&mut blob, u64::MAX).map_err(Error::stream)?;
         let (_, actual) = blob.finish();
@@ -349,7 +359,7 @@ impl Unpacker {
             let read = match archive.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
-                Err(error) => return Err(Error::Stream(error)),
+                Err(error) => return Err(Error::stream(error)),
             };
             let piece = &self.buffer[..read];
             hasher.update(piece);
@@ -667,9 +677,59 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
+/// Fails beyond a number of bytes.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| {
+            io::Error::other(Error::Limit {
+                what: "the length of the layers' archives".into(),
+                limit: format!("{ARCHIVE_BYTES_MAX} bytes"),
+            })
+        })?;
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::media_type;
+
+    #[test]
+    fn what_is_passed_over_is_bounded_too() {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("d/").unwrap();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(2048);
+        header.set_cksum();
+        let archive = [header.as_bytes().as_slice(), &[0; 2048 + 1024]].concat();
+        let descriptor = Descriptor::of(media_type::LAYER, &archive);
+        let after = |bytes: u64| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut unpacker = Unpacker::new(folder.path(), folder.path()).unwrap();
+            unpacker.archive_bytes = bytes;
+            let blob = Blob::of_bytes(&archive);
+            unpacker.layer(blob, &descriptor, &Digest::of(&archive), &mut |_| {})
+        };
+        let left = ARCHIVE_BYTES_MAX - archive.len() as u64;
+        after(left).unwrap();
+        let error = after(left + 1).unwrap_err().to_string();
+        assert!(
+            error.contains("the length of the layers' archives is over the limit of 72815476736 bytes"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn an_image_may_have_as_much_as_the_limits_say_and_no_more() {
