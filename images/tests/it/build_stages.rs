@@ -286,17 +286,20 @@ fn add_unpacks_archives_and_copy_does_not() {
     assert_eq!(paths["a/d/"].mode, 0o710);
     assert!(paths.contains_key("c/t.tgz") && paths.contains_key("c/plain.gz"));
     let mut header = tar::Header::new_gnu();
-    header.as_gnu_mut().unwrap().name[..6].copy_from_slice(b"../out");
     header.set_entry_type(tar::EntryType::Regular);
-    header.set_size(0);
-    header.set_cksum();
-    fs::write(
-        bench.context().join("bad.tar"),
-        [header.as_bytes().as_slice(), &[0; 1024]].concat(),
-    )
-    .unwrap();
-    let error = bench.refusal("ADD bad.tar /\n");
-    assert!(error.contains(":2:1:") && error.contains("`..`"), "{error}");
+    // One byte more than an archive may have.
+    for (name, size, complaint) in [
+        (b"../out", 0, "`..`"),
+        (b"large.", (16 << 30) + 1, "17179869184 bytes"),
+    ] {
+        header.as_gnu_mut().unwrap().name[..6].copy_from_slice(name);
+        header.set_size(size);
+        header.set_cksum();
+        let archive = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+        fs::write(bench.context().join("bad.tar"), archive).unwrap();
+        let error = bench.refusal("ADD bad.tar /\n");
+        assert!(error.contains(":2:1:") && error.contains(complaint), "{error}");
+    }
 }
 
 #[test]
