@@ -1,4 +1,4 @@
-//! Images of very many entries: the memory of taking one in and of writing it out must not grow with them.
+//! Images of very many entries: the memory of taking one in, of looking through it and of writing it out must not grow with them.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -19,7 +19,7 @@ const GROWTH_KIB_MAX: u64 = 512;
 /// Size of a tar block.
 const BLOCK: usize = 512;
 
-/// Takes in an image of `FEW` entries and one of `many`.
+/// Takes in an image of `FEW` entries and one of `many`, verifies and saves it.
 pub(super) fn rows(bench: &Bench, many: u64) -> Result<()> {
     let mut peaks = Vec::new();
     for entries in [FEW, many] {
@@ -30,8 +30,9 @@ pub(super) fn rows(bench: &Bench, many: u64) -> Result<()> {
         let data = disk.path().join("data");
         let of = |verb: &str| format!("{verb} of an image of {entries} entries");
         let saved = disk.path().join("saved.tar").display().to_string();
-        let commands: [(&str, &[&str]); 2] = [
+        let commands: [(&str, &[&str]); 3] = [
             ("load", &["load", &archive]),
+            ("verify", &["verify"]),
             ("save", &["save", "--output", &saved, "entries:1"]),
         ];
         for (verb, words) in commands {
