@@ -153,14 +153,14 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
         story.tell_fleet_of_trouble()?;
     }
     if board == BOARD_WITH_LED {
-        step("starting without a board file, and blinking");
+        step("starting with a spoiled board file, and blinking");
         story.show_trouble_by_led()?;
     }
     if board == BOARD_IN_TROUBLE {
         step("starting from a full card");
         story.start_with_full_data()?;
-        step("starting with a spoiled board file");
-        story.start_with_a_spoiled_board_file()?;
+        step("starting without a board file");
+        story.start_without_a_board_file()?;
         step("starting from a damaged card");
         story.start_with_damaged_data()?;
         step("starting with a spoiled boot partition, in 1970, without network");

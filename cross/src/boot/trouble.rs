@@ -20,10 +20,10 @@ const SPARE_BYTES: [u64; 2] = [1 << 20, 4096];
 /// Part of what a module says of the kernel it is for (`vermagic`), and the same of a kernel that there is not.
 const VERMAGIC: [&[u8]; 2] = [b" mod_unload ", b" mod_remain "];
 
-/// A key of the board's description, and one that there is not; no program has it so, as it is behind a comma.
-const KEY_OF_BOARD: [&[u8]; 2] = [b",\"description\":", b",\"descripshun\":"];
 /// The description's name in an initramfs, with the NUL that ends it, and another.
 const NAME_OF_BOARD: [&[u8]; 2] = [b"etc/punnet/board.json\0", b"etc/punnet/bored.json\0"];
+/// A key of the board's description, and one that there is not; no program has it so, as it is behind a comma.
+const KEY_OF_BOARD: [&[u8]; 2] = [b",\"status_led\":", b",\"status_lid\":"];
 
 impl Story {
     /// Hardly a block is free: what ran runs, and the board is online. The board was switched off in order.
@@ -125,11 +125,11 @@ impl Story {
         self.cut_power()
     }
 
-    /// What the board is cannot be told, but for the rest of the file: it does all that it did, and says so.
-    pub(super) fn start_with_a_spoiled_board_file(&mut self) -> Result<()> {
-        self.spoil_initramfs(KEY_OF_BOARD)?;
+    /// What the board is cannot be told: it does all that any board can, under a watchdog, and says so.
+    pub(super) fn start_without_a_board_file(&mut self) -> Result<()> {
+        self.spoil_initramfs(NAME_OF_BOARD)?;
         self.switch_on()?;
-        let wrong = ["unknown field `descripshun` at line 1 column "];
+        let wrong = ["cannot read the board file"];
         self.expect_troubles(&wrong)?;
         self.expect_hello()?;
         self.wait_online()?;
@@ -137,7 +137,7 @@ impl Story {
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
         let said = self.machine()?.output();
         ensure!(
-            said.contains("restarts the board when it is not fed"),
+            said.contains("/dev/watchdog0 restarts the board when it is not fed"),
             "the watchdog is not used: {said}"
         );
         self.cut_power()?;
@@ -181,11 +181,11 @@ impl Story {
         Ok(())
     }
 
-    /// With all apps as they shall be the LED would be steady. The board has no description, not even of its LED.
+    /// With all apps as they shall be the LED would be steady. Of the board's description just what it says of the LED cannot be understood.
     pub(super) fn show_trouble_by_led(&mut self) -> Result<()> {
-        self.spoil_initramfs(NAME_OF_BOARD)?;
+        self.spoil_initramfs(KEY_OF_BOARD)?;
         self.switch_on()?;
-        self.expect_troubles(&["cannot read the board file"])?;
+        self.expect_troubles(&["unknown field `status_lid` at line 1 column "])?;
         self.wait_online()?;
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
         for want in ["1", "0", "1"] {
