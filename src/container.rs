@@ -25,7 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// What is written once, when the container is created.
@@ -69,7 +69,7 @@ pub struct Folders {
 
 impl Folders {
     /// The folders a container of this name has or would have.
-    pub fn of(roots: &Roots, name: &str) -> Result<Self, CliError> {
+    pub fn of(roots: &Roots, name: &str) -> Result<Self> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty()
             || name.len() > 128
@@ -78,7 +78,7 @@ impl Folders {
         {
             return Err(CliError::Usage(format!(
                 "{name:?} is no container name: letters, digits, '-', '_', '.', a letter or digit first, at most 128"
-            )));
+            )).into());
         }
         let folder = |root: PathBuf| root.join("containers").join(name);
         Ok(Self {
@@ -89,17 +89,17 @@ impl Folders {
     }
 
     /// The folders of a container that exists.
-    pub fn existing(roots: &Roots, name: &str) -> Result<Self, CliError> {
+    pub fn existing(roots: &Roots, name: &str) -> Result<Self> {
         let folders = Self::of(roots, name)?;
         if folders.bundle.is_dir() {
             Ok(folders)
         } else {
-            Err(CliError::NoContainer(name.into()))
+            Err(CliError::NoContainer(name.into()).into())
         }
     }
 
     /// All containers, by name.
-    pub fn all(roots: &Roots) -> Result<Vec<Self>, CliError> {
+    pub fn all(roots: &Roots) -> Result<Vec<Self>> {
         let path = roots.data()?.join("containers");
         let entries = match fs::read_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -120,25 +120,25 @@ impl Folders {
     }
 
     /// Makes the bundle folder; the name is taken from then on, for other processes too.
-    pub fn claim(&self) -> Result<(), CliError> {
+    pub fn claim(&self) -> Result<()> {
         make_private(self.bundle.parent().unwrap_or(Path::new("/")))?;
         match fs::create_dir(&self.bundle) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(CliError::NameTaken(self.name.clone()))
+                Err(CliError::NameTaken(self.name.clone()).into())
             }
             other => other.map_err(file("cannot create", &self.bundle)),
         }
     }
 
     /// Reads what `create` wrote.
-    pub fn meta(&self) -> Result<Meta, CliError> {
+    pub fn meta(&self) -> Result<Meta> {
         let path = self.bundle.join("meta.json");
         let text = fs::read(&path).map_err(file("cannot read", &path))?;
-        serde_json::from_slice(&text).map_err(|source| CliError::Record { path, source })
+        serde_json::from_slice(&text).map_err(|source| CliError::Record { path, source }.into())
     }
 
     /// Writes configuration and record, in this order, each durable: with the record the container exists.
-    pub fn write(&self, config: &[u8], meta: &Meta) -> Result<(), CliError> {
+    pub fn write(&self, config: &[u8], meta: &Meta) -> Result<()> {
         let path = self.bundle.join("config.json");
         let written = File::create(&path).and_then(|mut file| {
             file.write_all(config)?;
@@ -150,7 +150,7 @@ impl Folders {
     }
 
     /// The same for a container that a power cut may take with it.
-    pub fn write_for_now(&self, config: &[u8], meta: &Meta) -> Result<(), CliError> {
+    pub fn write_for_now(&self, config: &[u8], meta: &Meta) -> Result<()> {
         let path = self.bundle.join("config.json");
         fs::write(&path, config).map_err(file("cannot write", &path))?;
         make_private(&self.run)?;
@@ -171,13 +171,13 @@ impl Folders {
     }
 
     /// Records the exit code for `ps`.
-    pub fn write_exit_code(&self, code: i32) -> Result<(), CliError> {
+    pub fn write_exit_code(&self, code: i32) -> Result<()> {
         let path = self.run.join("exit_code");
         fs::write(&path, code.to_string()).map_err(file("cannot write", &path))
     }
 
     /// A container that runs has no exit code.
-    pub fn forget_exit_code(&self) -> Result<(), CliError> {
+    pub fn forget_exit_code(&self) -> Result<()> {
         let path = self.run.join("exit_code");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("cannot remove", &path)(error)),
@@ -186,7 +186,7 @@ impl Folders {
     }
 
     /// Makes the folder in RAM, and in it what a reboot has taken.
-    pub fn make_run(&self) -> Result<(), CliError> {
+    pub fn make_run(&self) -> Result<()> {
         make_private(&self.run)?;
         if let Some(owner) = self.meta()?.ram_layer {
             let layer = self.ram_layer();
@@ -203,7 +203,7 @@ impl Folders {
     }
 
     /// Removes both folders.
-    pub fn remove(&self) -> Result<(), CliError> {
+    pub fn remove(&self) -> Result<()> {
         self.remove_files_of_other_ids()?;
         // The record first: what is half removed is no container any more.
         for path in [
@@ -217,7 +217,7 @@ impl Folders {
     }
 
     /// What an ordinary user's container has written as somebody else than root belongs to an id that only its user namespace has.
-    fn remove_files_of_other_ids(&self) -> Result<(), CliError> {
+    fn remove_files_of_other_ids(&self) -> Result<()> {
         let configuration = fs::read(self.bundle.join("config.json")).unwrap_or_default();
         let spec = punnet_spec::Spec::from_json(&configuration).unwrap_or_default();
         let linux = spec.linux.unwrap_or_default();
@@ -248,19 +248,18 @@ pub fn unix_ms() -> u64 {
 }
 
 /// Adds what was tried, on which file.
-pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CliError {
-    let path = path.to_path_buf();
-    move |source| CliError::File { what, path, source }
+pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Box<CliError> {
+    move |source| CliError::file(what, path, source)
 }
 
 /// A folder that only its owner may enter, with its parents.
-fn make_private(path: &Path) -> Result<(), CliError> {
+fn make_private(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(file("cannot create", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(file("cannot protect", path))
 }
 
 /// A folder that everybody in the container may look into; it may be there already.
-pub fn make_visible(path: &Path, (uid, gid): Owner) -> Result<(), CliError> {
+pub fn make_visible(path: &Path, (uid, gid): Owner) -> Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other.map_err(file("cannot create", path))?,
@@ -270,7 +269,7 @@ pub fn make_visible(path: &Path, (uid, gid): Owner) -> Result<(), CliError> {
 }
 
 /// Temporary name, sync, rename: whole or not there, also after a power cut.
-fn write_durably(path: &Path, content: &[u8]) -> Result<(), CliError> {
+fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let write = || {
         let mut file = File::create(&temporary)?;
@@ -298,7 +297,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folders = Folders::of(&roots(folder.path()), "one").unwrap();
         folders.claim().unwrap();
-        assert!(matches!(folders.claim(), Err(CliError::NameTaken(name)) if name == "one"));
+        assert!(matches!(*folders.claim().unwrap_err(), CliError::NameTaken(ref name) if name == "one"));
         assert_eq!(Folders::all(&roots(folder.path())).unwrap().len(), 1);
     }
 
@@ -332,10 +331,8 @@ mod tests {
     fn names_that_could_leave_the_folder_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["", "..", ".", "a/b", "-x", "a b", "ä", &"x".repeat(129)] {
-            assert!(
-                matches!(Folders::of(&roots(folder.path()), name), Err(CliError::Usage(_))),
-                "{name:?}"
-            );
+            let error = Folders::of(&roots(folder.path()), name).err().unwrap();
+            assert!(matches!(*error, CliError::Usage(_)), "{name:?}");
         }
     }
 

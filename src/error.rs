@@ -2,13 +2,16 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Exit code for a command line that makes no sense.
 pub const USAGE: u8 = 2;
 /// Exit code when the same may work later (EX_TEMPFAIL of sysexits.h).
 #[cfg(feature = "images")]
 const TRY_LATER: u8 = 75;
+
+/// What this crate's functions return. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<CliError>> = std::result::Result<T, E>;
 
 /// Errors of the user's verbs.
 #[derive(Debug, thiserror::Error)]
@@ -92,26 +95,26 @@ pub enum CliError {
     /// From the image half.
     #[cfg(feature = "images")]
     #[error(transparent)]
-    Images(#[from] punnet_images::Error),
+    Images(#[from] Box<punnet_images::Error>),
     /// From the board's description.
     #[cfg(feature = "images")]
     #[error(transparent)]
-    Board(#[from] punnet_boards::BoardError),
+    Board(#[from] Box<punnet_boards::BoardError>),
     /// From the agent.
     #[cfg(feature = "agent")]
     #[error(transparent)]
-    Agent(#[from] punnet_agent::AgentError),
+    Agent(#[from] Box<punnet_agent::AgentError>),
     /// From PID 1's half.
     #[cfg(feature = "init")]
     #[error(transparent)]
-    Init(#[from] punnet_init::InitError),
+    Init(#[from] Box<punnet_init::InitError>),
     /// From the runtime.
     #[error(transparent)]
-    Runtime(#[from] punnet_runtime::Error),
+    Runtime(#[from] Box<punnet_runtime::Error>),
     /// From the log file.
     #[cfg(feature = "images")]
     #[error(transparent)]
-    Log(#[from] punnet_logs::LogError),
+    Log(#[from] Box<punnet_logs::LogError>),
     /// The kernel refuses the container's root.
     #[cfg(feature = "images")]
     #[error("{0}\n  a container made with `--writable-layer copy` needs no overlayfs")]
@@ -130,6 +133,17 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// A file of ours that could not be used.
+    #[cold]
+    #[inline(never)]
+    pub fn file(what: &'static str, path: &Path, source: io::Error) -> Box<Self> {
+        Box::new(Self::File {
+            what,
+            path: path.into(),
+            source,
+        })
+    }
+
     /// What the process ends with.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -149,6 +163,35 @@ impl From<lexopt::Error> for CliError {
     fn from(error: lexopt::Error) -> Self {
         Self::Usage(error.to_string())
     }
+}
+
+/// For `?` on what other crates return.
+macro_rules! boxed {
+    ($($(#[$feature:meta])? $error:ty),* $(,)?) => {
+        $($(#[$feature])?
+        impl From<$error> for Box<CliError> {
+            #[cold]
+            #[inline(never)]
+            fn from(error: $error) -> Self {
+                Self::new(error.into())
+            }
+        })*
+    };
+}
+
+boxed! {
+    lexopt::Error,
+    Box<punnet_runtime::Error>,
+    #[cfg(feature = "images")]
+    Box<punnet_images::Error>,
+    #[cfg(feature = "images")]
+    Box<punnet_boards::BoardError>,
+    #[cfg(feature = "images")]
+    Box<punnet_logs::LogError>,
+    #[cfg(feature = "agent")]
+    Box<punnet_agent::AgentError>,
+    #[cfg(feature = "init")]
+    Box<punnet_init::InitError>,
 }
 
 /// Prints an error and its causes in one line.

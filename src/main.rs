@@ -30,7 +30,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use error::CliError;
+use error::{CliError, Result};
 use lexopt::Arg;
 use roots::Roots;
 
@@ -57,7 +57,7 @@ fn report(error: &CliError) -> ExitCode {
 }
 
 /// Reads what stands before the verb and hands the rest to it.
-fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitCode, CliError> {
+fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let args: Vec<OsString> = args.collect();
     let mut parser = lexopt::Parser::from_args(args.iter().cloned());
     let mut roots = Roots::default();

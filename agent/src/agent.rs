@@ -16,7 +16,7 @@ use crate::executor::{Executor, Punnet, State, WaitedFor, level_name};
 use crate::notify::Notifier;
 use crate::session::Session;
 use crate::tls::TimeFloor;
-use crate::{AgentError, tls};
+use crate::{AgentError, Result, tls};
 
 /// getaddrinfo(3) of musl and of glibc needs some tens of kilobytes.
 const RESOLVER_STACK_BYTES: usize = 256 * 1024;
@@ -51,7 +51,7 @@ pub struct AgentOptions {
 }
 
 /// Runs the agent until SIGTERM or SIGINT. Blocks; to be called from a process with one thread.
-pub fn run(options: AgentOptions) -> Result<(), AgentError> {
+pub fn run(options: AgentOptions) -> Result<()> {
     let state = State::open(&options.data_root)?;
     let kept = state.folder().join("enrolment.json");
     let enrolment = Enrolment::take_up(options.enrolment.as_deref(), &kept)?;
@@ -104,7 +104,7 @@ impl Agent {
         state: State,
         session: Session,
         floor: TimeFloor,
-    ) -> Result<Self, AgentError> {
+    ) -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|source| AgentError::System {
                 operation: "listen to signals",

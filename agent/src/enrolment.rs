@@ -8,7 +8,7 @@ use std::path::Path;
 use punnet_protocol::{Digest, Name};
 use serde::Deserialize;
 
-use crate::AgentError;
+use crate::{AgentError, Result};
 
 /// An enrolment file holds three PEM texts at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -60,10 +60,13 @@ struct RawEnrolment {
 
 impl Enrolment {
     /// Reads and checks a file that nobody but its owner may read.
-    pub fn read(path: &Path) -> Result<Self, AgentError> {
-        Self::parse(&read_private(path)?).map_err(|why| AgentError::Enrolment {
-            path: path.into(),
-            why,
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(&read_private(path)?).map_err(|why| {
+            AgentError::Enrolment {
+                path: path.into(),
+                why,
+            }
+            .into()
         })
     }
 
@@ -107,10 +110,10 @@ impl Enrolment {
     }
 
     /// The enrolment to use: `given`, which is kept for the next time, or the one kept.
-    pub fn take_up(given: Option<&Path>, kept: &Path) -> Result<Self, AgentError> {
+    pub fn take_up(given: Option<&Path>, kept: &Path) -> Result<Self> {
         let Some(given) = given else {
             return match fs::exists(kept) {
-                Ok(false) => Err(AgentError::NotEnrolled { path: kept.into() }),
+                Ok(false) => Err(AgentError::NotEnrolled { path: kept.into() }.into()),
                 _ => Self::read(kept),
             };
         };
@@ -162,12 +165,14 @@ fn parse_broker(url: &str) -> Result<Broker, String> {
     })
 }
 
-fn read_private(path: &Path) -> Result<Vec<u8>, AgentError> {
+fn read_private(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(AgentError::file("read", path))?;
     let metadata = file.metadata().map_err(AgentError::file("read", path))?;
-    let wrong = |why: &str| AgentError::Enrolment {
-        path: path.into(),
-        why: why.to_owned(),
+    let wrong = |why: &str| {
+        Box::new(AgentError::Enrolment {
+            path: path.into(),
+            why: why.to_owned(),
+        })
     };
     if metadata.mode() & 0o077 != 0 {
         return Err(wrong("others may read its secrets; run `chmod 600` on it"));
@@ -182,7 +187,7 @@ fn read_private(path: &Path) -> Result<Vec<u8>, AgentError> {
     Ok(content)
 }
 
-fn write_private(path: &Path, content: &[u8]) -> Result<(), AgentError> {
+fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = OpenOptions::new()
@@ -278,7 +283,7 @@ mod tests {
         let (given, kept) = (folder.path().join("given.json"), folder.path().join("kept.json"));
         fs::write(&given, json(|_| {})).unwrap();
         let error = Enrolment::take_up(None, &kept).err().unwrap();
-        assert!(matches!(error, AgentError::NotEnrolled { .. }));
+        assert!(matches!(*error, AgentError::NotEnrolled { .. }));
         fs::set_permissions(&given, fs::Permissions::from_mode(0o640)).unwrap();
         let error = Enrolment::take_up(Some(&given), &kept).err().unwrap().to_string();
         assert!(error.contains("chmod 600") && !kept.exists(), "{error}");

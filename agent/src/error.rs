@@ -1,7 +1,10 @@
 //! Why the agent cannot go on. What can be tried again is no error here: it is reported and tried again.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What this crate's functions return. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<AgentError>> = std::result::Result<T, E>;
 
 /// What ends the agent, or keeps it from starting.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +57,17 @@ pub enum AgentError {
 
 impl AgentError {
     /// Adds what was tried, on which file.
-    pub(crate) fn file(operation: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_path_buf();
-        move |source| Self::File {
+    pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Box<Self> {
+        move |source| Self::file_of(operation, path, source)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn file_of(operation: &'static str, path: &Path, source: io::Error) -> Box<Self> {
+        Box::new(Self::File {
             operation,
-            path,
+            path: path.into(),
             source,
-        }
+        })
     }
 }

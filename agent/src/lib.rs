@@ -19,5 +19,5 @@ mod tls;
 pub use agent::{AgentOptions, run};
 pub use core::Level;
 pub use enrolment::{Broker, Enrolment};
-pub use error::AgentError;
+pub use error::{AgentError, Result};
 pub use notify::Notifier;

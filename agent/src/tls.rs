@@ -9,8 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::AgentError;
 use crate::enrolment::Enrolment;
+use crate::{AgentError, Result};
 
 /// Older than this code no moment is at which it runs: 2026-01-01.
 const BUILD_FLOOR_S: u64 = 1_767_225_600;
@@ -41,8 +41,8 @@ impl TimeProvider for TimeFloor {
 }
 
 /// The client's side of TLS for an enrolment.
-pub fn client_config(enrolment: &Enrolment, floor: &TimeFloor) -> Result<Arc<ClientConfig>, AgentError> {
-    let tls = |error: &dyn std::fmt::Display| AgentError::Tls(error.to_string());
+pub fn client_config(enrolment: &Enrolment, floor: &TimeFloor) -> Result<Arc<ClientConfig>> {
+    let tls = |error: &dyn std::fmt::Display| Box::new(AgentError::Tls(error.to_string()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_details(provider, Arc::new(floor.clone()))
         .with_safe_default_protocol_versions()
@@ -66,7 +66,7 @@ pub fn client_config(enrolment: &Enrolment, floor: &TimeFloor) -> Result<Arc<Cli
     Ok(Arc::new(config))
 }
 
-fn roots(enrolment: &Enrolment) -> Result<RootCertStore, AgentError> {
+fn roots(enrolment: &Enrolment) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match &enrolment.ca_pem {
         Some(pem) => {
@@ -83,7 +83,7 @@ fn roots(enrolment: &Enrolment) -> Result<RootCertStore, AgentError> {
     }
     if roots.is_empty() {
         let why = "no certificate to check the broker's with: give ca_pem in the enrolment file, or install ca-certificates";
-        return Err(AgentError::Tls(why.into()));
+        return Err(AgentError::Tls(why.into()).into());
     }
     Ok(roots)
 }

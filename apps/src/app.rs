@@ -5,7 +5,7 @@ use punnet_protocol::{
 };
 
 use crate::FILE_BYTES_MAX;
-use crate::yaml::{self, FileError, Node, Place, Value};
+use crate::yaml::{self, FileError, Node, Place, Result, Value};
 
 /// Every key of an app file.
 pub const KEYS: [&str; 15] = [
@@ -87,7 +87,7 @@ pub struct App {
 
 impl App {
     /// Reads and checks a file.
-    pub fn parse(name: &Name, text: &str) -> Result<Self, FileError> {
+    pub fn parse(name: &Name, text: &str) -> Result<Self> {
         let begin = Place { line: 1, column: 1 };
         if text.len() > FILE_BYTES_MAX {
             return Err(FileError::at(
@@ -130,7 +130,7 @@ impl App {
         Ok(app)
     }
 
-    fn take(&mut self, place: Place, key: &str, value: &Node) -> Result<(), FileError> {
+    fn take(&mut self, place: Place, key: &str, value: &Node) -> Result<()> {
         match key {
             "image" => self.image = text(value, REFERENCE_BYTES_MAX)?,
             "entrypoint" => self.entrypoint = texts(value, ARGS_BYTES_MAX)?,
@@ -169,7 +169,7 @@ impl App {
                 self.after = items(value, punnet_protocol::APPS_MAX)?
                     .iter()
                     .map(|item| Ok((name(item)?, item.place)))
-                    .collect::<Result<_, _>>()?;
+                    .collect::<Result<_>>()?;
             }
             _ => {
                 return Err(FileError::at(
@@ -224,7 +224,7 @@ impl App {
 }
 
 /// What is wrong with the order that these apps ask for, by app: a name that no file has (`known` has those of bad files, too), or a circle.
-pub fn order_errors(apps: &[App], known: &[Name]) -> Vec<(Name, FileError)> {
+pub fn order_errors(apps: &[App], known: &[Name]) -> Vec<(Name, Box<FileError>)> {
     let of = |name: &Name| apps.iter().find(|app| app.name == *name);
     let mut errors = Vec::new();
     for app in apps {
@@ -261,7 +261,7 @@ pub fn order_errors(apps: &[App], known: &[Name]) -> Vec<(Name, FileError)> {
 
 const BOOLEANS: [(&str, bool); 2] = [("true", true), ("false", false)];
 
-fn string(node: &Node) -> Result<&str, FileError> {
+fn string(node: &Node) -> Result<&str> {
     match &node.value {
         Value::Text(text) if text.contains('\0') => Err(FileError::at(node.place, "a NUL byte")),
         Value::Text(text) => Ok(text),
@@ -270,7 +270,7 @@ fn string(node: &Node) -> Result<&str, FileError> {
     }
 }
 
-fn text(node: &Node, bytes_max: usize) -> Result<String, FileError> {
+fn text(node: &Node, bytes_max: usize) -> Result<String> {
     match string(node)? {
         "" => Err(FileError::at(node.place, "empty")),
         text if text.len() > bytes_max => Err(FileError::at(
@@ -281,7 +281,7 @@ fn text(node: &Node, bytes_max: usize) -> Result<String, FileError> {
     }
 }
 
-fn items(node: &Node, most: usize) -> Result<&[Node], FileError> {
+fn items(node: &Node, most: usize) -> Result<&[Node]> {
     match &node.value {
         Value::List(items) if items.len() > most => {
             Err(FileError::at(node.place, format!("more than {most}")))
@@ -293,7 +293,7 @@ fn items(node: &Node, most: usize) -> Result<&[Node], FileError> {
 }
 
 /// As execve(2) takes them: each with its NUL byte.
-fn texts(node: &Node, bytes_max: usize) -> Result<Vec<String>, FileError> {
+fn texts(node: &Node, bytes_max: usize) -> Result<Vec<String>> {
     let mut bytes = 0;
     let mut texts = Vec::new();
     for item in items(node, bytes_max)? {
@@ -310,7 +310,7 @@ fn texts(node: &Node, bytes_max: usize) -> Result<Vec<String>, FileError> {
     Ok(texts)
 }
 
-fn environment(node: &Node) -> Result<Vec<String>, FileError> {
+fn environment(node: &Node) -> Result<Vec<String>> {
     let pairs = texts(node, ENV_BYTES_MAX)?;
     let is_bad = |pair: &String| !pair.contains('=') || pair.starts_with('=');
     match pairs.iter().position(is_bad) {
@@ -322,7 +322,7 @@ fn environment(node: &Node) -> Result<Vec<String>, FileError> {
     }
 }
 
-fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, FileError> {
+fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
     let given = string(node)?;
     let found = words.iter().find(|(word, _)| *word == given);
     found.map(|(_, value)| *value).ok_or_else(|| {
@@ -331,7 +331,7 @@ fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, FileError> {
     })
 }
 
-fn number(node: &Node, most: u64) -> Result<u64, FileError> {
+fn number(node: &Node, most: u64) -> Result<u64> {
     let given = string(node)?;
     let is_number = given.bytes().all(|byte| byte.is_ascii_digit());
     let number = given.parse().ok().filter(|number| is_number && *number <= most);
@@ -339,7 +339,7 @@ fn number(node: &Node, most: u64) -> Result<u64, FileError> {
 }
 
 /// As JSON says that there is no limit.
-fn optional(node: &Node, most: u64) -> Result<Option<u64>, FileError> {
+fn optional(node: &Node, most: u64) -> Result<Option<u64>> {
     match &node.value {
         Value::Text(text) if text == "null" => Ok(None),
         _ => number(node, most).map(Some),
@@ -350,14 +350,14 @@ fn narrow(number: Option<u64>) -> Option<u32> {
     number.and_then(|number| u32::try_from(number).ok())
 }
 
-fn name(node: &Node) -> Result<Name, FileError> {
+fn name(node: &Node) -> Result<Name> {
     let given = string(node)?;
     given
         .parse()
         .map_err(|why: punnet_protocol::NameError| FileError::at(node.place, format!("{given:?}: {why}")))
 }
 
-fn mount(node: &Node) -> Result<Mount, FileError> {
+fn mount(node: &Node) -> Result<Mount> {
     let Value::Map(entries) = &node.value else {
         return Err(FileError::at(
             node.place,
@@ -388,7 +388,7 @@ fn mount(node: &Node) -> Result<Mount, FileError> {
     Ok(mount)
 }
 
-fn path(node: &Node) -> Result<String, FileError> {
+fn path(node: &Node) -> Result<String> {
     let path = text(node, PATH_BYTES_MAX)?;
     if !path.starts_with('/') || path.contains(':') {
         return Err(FileError::at(
@@ -428,7 +428,7 @@ soak_ms: 100
 after: [db]
 ";
 
-    fn parse(text: &str) -> Result<App, FileError> {
+    fn parse(text: &str) -> Result<App> {
         App::parse(&"web".parse().unwrap(), text)
     }
 

@@ -12,7 +12,7 @@ pub mod plan;
 pub mod yaml;
 
 pub use app::{App, KEYS, Mount, Restart, order_errors};
-pub use yaml::{FileError, Place};
+pub use yaml::{FileError, Place, Result};
 
 /// Largest app file, bytes: some ten times what the bounds of an app allow in one.
 pub const FILE_BYTES_MAX: usize = 64 * 1024;

@@ -19,6 +19,9 @@ pub struct Place {
     pub column: u32,
 }
 
+/// What reading a file comes to. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<FileError>> = std::result::Result<T, E>;
+
 /// What is wrong with a file, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
@@ -42,11 +45,11 @@ impl std::error::Error for FileError {}
 
 impl FileError {
     /// An error at a place.
-    pub fn at(place: Place, what: impl Into<String>) -> Self {
-        Self {
+    pub fn at(place: Place, what: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
             place,
             what: what.into(),
-        }
+        })
     }
 }
 
@@ -73,7 +76,7 @@ pub enum Value {
 }
 
 /// Reads a whole file.
-pub fn parse(text: &str) -> Result<Node, FileError> {
+pub fn parse(text: &str) -> Result<Node> {
     let mut parser = Parser {
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         place: Place { line: 1, column: 1 },
@@ -107,7 +110,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn wrong(&self, what: impl Into<String>) -> FileError {
+    fn wrong(&self, what: impl Into<String>) -> Box<FileError> {
         FileError::at(self.place, what)
     }
 
@@ -132,7 +135,7 @@ impl Parser<'_> {
     }
 
     /// Over blanks on this line, and a comment at its end.
-    fn blank_on_line(&mut self) -> Result<(), FileError> {
+    fn blank_on_line(&mut self) -> Result<()> {
         let begin = self.place.column;
         while let Some(next) = self.peek() {
             match next {
@@ -153,7 +156,7 @@ impl Parser<'_> {
     }
 
     /// Over blanks, comments and empty lines to what comes next.
-    fn blank(&mut self) -> Result<(), FileError> {
+    fn blank(&mut self) -> Result<()> {
         loop {
             self.blank_on_line()?;
             if self.peek() != Some('\n') {
@@ -211,7 +214,7 @@ impl Parser<'_> {
         }
     }
 
-    fn deeper(&mut self) -> Result<(), FileError> {
+    fn deeper(&mut self) -> Result<()> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(self.wrong(format!("nested deeper than {DEPTH_MAX} levels")));
@@ -219,7 +222,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn node(&mut self, place: Place, value: Value) -> Result<Node, FileError> {
+    fn node(&mut self, place: Place, value: Value) -> Result<Node> {
         self.nodes += 1;
         if self.nodes > NODES_MAX {
             return Err(FileError::at(place, format!("more than {NODES_MAX} values")));
@@ -228,7 +231,7 @@ impl Parser<'_> {
     }
 
     /// What stands here, when it stands right of `column`.
-    fn block(&mut self, column: u32) -> Result<Node, FileError> {
+    fn block(&mut self, column: u32) -> Result<Node> {
         let place = self.place;
         if self.rest.is_empty() || place.column <= column {
             return self.node(place, Value::Nothing);
@@ -247,7 +250,7 @@ impl Parser<'_> {
         self.node(place, value)
     }
 
-    fn list(&mut self, column: u32) -> Result<Value, FileError> {
+    fn list(&mut self, column: u32) -> Result<Value> {
         let mut items = Vec::new();
         loop {
             self.bump(1);
@@ -263,7 +266,7 @@ impl Parser<'_> {
         }
     }
 
-    fn map(&mut self, column: u32) -> Result<Value, FileError> {
+    fn map(&mut self, column: u32) -> Result<Value> {
         let mut entries: Vec<(Place, String, Node)> = Vec::new();
         loop {
             let place = self.place;
@@ -301,7 +304,7 @@ impl Parser<'_> {
         }
     }
 
-    fn unique(&self, entries: &[(Place, String, Node)], place: Place, key: &str) -> Result<(), FileError> {
+    fn unique(&self, entries: &[(Place, String, Node)], place: Place, key: &str) -> Result<()> {
         match entries.iter().find(|(_, known, _)| known == key) {
             Some((first, ..)) => Err(FileError::at(
                 place,
@@ -312,7 +315,7 @@ impl Parser<'_> {
     }
 
     /// A key and its colon.
-    fn key(&mut self, in_flow: bool) -> Result<String, FileError> {
+    fn key(&mut self, in_flow: bool) -> Result<String> {
         let place = self.place;
         let key = match self.peek() {
             Some('"' | '\'') => self.quoted()?,
@@ -329,7 +332,7 @@ impl Parser<'_> {
         Ok(key)
     }
 
-    fn end_of_line(&mut self) -> Result<(), FileError> {
+    fn end_of_line(&mut self) -> Result<()> {
         self.blank_on_line()?;
         if self.at_line_end() {
             Ok(())
@@ -339,7 +342,7 @@ impl Parser<'_> {
     }
 
     /// A value that needs no lines of its own.
-    fn inline(&mut self, in_flow: bool) -> Result<Value, FileError> {
+    fn inline(&mut self, in_flow: bool) -> Result<Value> {
         match self.peek() {
             Some('[') => self.flow_list(),
             Some('{') => self.flow_map(),
@@ -355,7 +358,7 @@ impl Parser<'_> {
         }
     }
 
-    fn flow_list(&mut self) -> Result<Value, FileError> {
+    fn flow_list(&mut self) -> Result<Value> {
         let mut items = Vec::new();
         self.deeper()?;
         self.bump(1);
@@ -374,7 +377,7 @@ impl Parser<'_> {
         Ok(Value::List(items))
     }
 
-    fn flow_map(&mut self) -> Result<Value, FileError> {
+    fn flow_map(&mut self) -> Result<Value> {
         let mut entries = Vec::new();
         self.deeper()?;
         self.bump(1);
@@ -398,7 +401,7 @@ impl Parser<'_> {
         Ok(Value::Map(entries))
     }
 
-    fn comma(&mut self, end: char) -> Result<(), FileError> {
+    fn comma(&mut self, end: char) -> Result<()> {
         self.blank()?;
         match self.peek() {
             Some(',') => self.bump(1),
@@ -410,7 +413,7 @@ impl Parser<'_> {
     }
 
     /// A text without quotes: to the end of the line, or to what ends it.
-    fn plain(&mut self, in_flow: bool, as_key: bool) -> Result<String, FileError> {
+    fn plain(&mut self, in_flow: bool, as_key: bool) -> Result<String> {
         let refused = match self.peek() {
             Some('&' | '*') => "anchors and aliases are not understood here; quote the text",
             Some('!') => "tags are not understood here; quote the text",
@@ -451,7 +454,7 @@ impl Parser<'_> {
         Ok(text)
     }
 
-    fn quoted(&mut self) -> Result<String, FileError> {
+    fn quoted(&mut self) -> Result<String> {
         let begin = self.place;
         let quote = self.peek().unwrap_or('"');
         self.bump(1);
@@ -480,7 +483,7 @@ impl Parser<'_> {
     }
 
     /// As JSON has them, and `\xNN`.
-    fn escape(&mut self) -> Result<char, FileError> {
+    fn escape(&mut self) -> Result<char> {
         let place = self.place;
         self.bump(1);
         let kind = self.peek().unwrap_or(' ');

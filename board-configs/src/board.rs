@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::BoardError;
+use crate::{BoardError, Result};
 
 /// A kind of board, everything resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,14 +195,17 @@ impl Board {
     }
 
     /// Reads a resolved board as the tools write it.
-    pub fn from_json_file(path: &Path) -> Result<Self, BoardError> {
+    pub fn from_json_file(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|source| BoardError::Read {
             path: path.into(),
             source,
         })?;
-        serde_json::from_slice(&text).map_err(|error| BoardError::Parse {
-            path: path.into(),
-            text: short(&error),
+        serde_json::from_slice(&text).map_err(|error| {
+            BoardError::Parse {
+                path: path.into(),
+                text: short(&error),
+            }
+            .into()
         })
     }
 

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+/// What this crate's functions return. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<BoardError>> = std::result::Result<T, E>;
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {

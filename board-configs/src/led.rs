@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use linux_embedded_hal::gpio_cdev::{Chip, LineHandle, LineRequestFlags};
 
-use crate::{BoardError, GpioLine, LedConfig};
+use crate::{BoardError, GpioLine, LedConfig, Result};
 
 /// What the LED shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Led {
 
 impl Led {
     /// Takes the board's LED and switches it off.
-    pub fn open(config: &LedConfig) -> Result<Self, BoardError> {
+    pub fn open(config: &LedConfig) -> Result<Self> {
         match config {
             LedConfig::Gpio(line) => Self::gpio(line),
             LedConfig::Class(name) => {
@@ -74,11 +74,13 @@ impl Led {
         }
     }
 
-    fn gpio(at: &GpioLine) -> Result<Self, BoardError> {
-        let failed = |source: linux_embedded_hal::gpio_cdev::Error| BoardError::Gpio {
-            chip: at.chip.clone(),
-            line: at.line,
-            source: source.into(),
+    fn gpio(at: &GpioLine) -> Result<Self> {
+        let failed = |source: linux_embedded_hal::gpio_cdev::Error| {
+            Box::new(BoardError::Gpio {
+                chip: at.chip.clone(),
+                line: at.line,
+                source: source.into(),
+            })
         };
         let mut flags = LineRequestFlags::OUTPUT;
         flags.set(LineRequestFlags::ACTIVE_LOW, at.active_low);
@@ -89,7 +91,7 @@ impl Led {
         )))
     }
 
-    fn class(path: &Path) -> Result<Self, BoardError> {
+    fn class(path: &Path) -> Result<Self> {
         let mut line = ClassLed(path.into());
         line.set(false).map_err(|source| BoardError::LedClass {
             path: path.into(),

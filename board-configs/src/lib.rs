@@ -18,7 +18,7 @@ mod raw;
 pub mod slots;
 
 pub use board::{Arch, Board, DeviceClass, GpioLine, LedConfig, Watchdog};
-pub use error::BoardError;
+pub use error::{BoardError, Result};
 #[cfg(feature = "toml")]
 pub use image::{BootLoader, ChangedProperty, Description, Drive, Image, Qemu};
 pub use led::{Led, LedPattern, Line};

@@ -342,10 +342,7 @@ fn ours(digest: &punnet_images::Digest) -> Digest {
     Digest(*digest.as_bytes())
 }
 
-fn unreadable(path: &Path) -> impl FnOnce(punnet_images::Error) -> Error {
+fn unreadable(path: &Path) -> impl FnOnce(Box<punnet_images::Error>) -> Error {
     let path = path.to_owned();
-    move |source| Error::Image {
-        path,
-        source: Box::new(source),
-    }
+    move |source| Error::Image { path, source }
 }

@@ -14,7 +14,8 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(app.create_args().iter().all(|word| !word.contains('\0')));
             assert!(app.mounts.iter().all(|mount| mount.source.starts_with('/')));
         }
-        Err(FileError { place, what }) => {
+        Err(error) => {
+            let FileError { place, what } = *error;
             assert!(!what.is_empty() && place.line >= 1 && place.column >= 1);
             // The end of the text is a place, too.
             assert!(place.line as usize <= text.split('\n').count());

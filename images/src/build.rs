@@ -154,7 +154,8 @@ pub fn build(options: &BuildOptions, place: &BuildPlace, worker: &mut dyn Worker
         return Err(Error::Limit {
             what: "the number of platforms".into(),
             limit: PLATFORMS_MAX.to_string(),
-        });
+        }
+        .into());
     }
     let plans = platforms
         .iter()
@@ -291,7 +292,7 @@ fn build_stages(
         done.insert(*index, stage);
     }
     let last = done.pop_last().map(|(_, stage)| stage);
-    last.ok_or_else(|| Error::Run("there is no stage to build".into()))
+    last.ok_or_else(|| Error::Run("there is no stage to build".into()).into())
 }
 
 fn tell(shop: &Shop<'_>, progress: &mut Progress, worker: &mut dyn Worker, instruction: &Instruction) {
@@ -305,32 +306,25 @@ fn tell(shop: &Shop<'_>, progress: &mut Progress, worker: &mut dyn Worker, instr
 }
 
 /// A failed step is told with its line; what failed in it belongs to the same sentence.
-fn placed(error: Error, instruction: &Instruction, name: &str) -> Error {
-    match error {
+fn placed(error: Box<Error>, instruction: &Instruction, name: &str) -> Box<Error> {
+    match *error {
         Error::Containerfile { .. } => named(error, name),
         // What to do about it has nothing to do with the line.
         Error::Full { .. } => error,
-        other => Error::Containerfile {
+        other => Box::new(Error::Containerfile {
             file: name.to_owned(),
             line: instruction.line,
             column: instruction.column,
             why: chain(&other),
-        },
+        }),
     }
 }
 
-fn named(error: Error, name: &str) -> Error {
-    match error {
-        Error::Containerfile {
-            line, column, why, ..
-        } => Error::Containerfile {
-            file: name.into(),
-            line,
-            column,
-            why,
-        },
-        other => other,
+fn named(mut error: Box<Error>, name: &str) -> Box<Error> {
+    if let Error::Containerfile { file, .. } = &mut *error {
+        *file = name.into();
     }
+    error
 }
 
 /// The Containerfile's name and text; `-` is standard input.
@@ -349,9 +343,12 @@ fn containerfile_of(options: &BuildOptions) -> Result<(String, String)> {
 fn find_containerfile(context: &Path) -> Result<PathBuf> {
     let candidates = ["Containerfile", "Dockerfile"].map(|name| context.join(name));
     let found = candidates.iter().find(|path| path.is_file()).cloned();
-    found.ok_or_else(|| Error::NotFound {
-        name: "Containerfile or Dockerfile".into(),
-        place: context.into(),
+    found.ok_or_else(|| {
+        Error::NotFound {
+            name: "Containerfile or Dockerfile".into(),
+            place: context.into(),
+        }
+        .into()
     })
 }
 
@@ -363,7 +360,8 @@ fn read_text(from: impl std::io::Read, path: &Path) -> Result<String> {
         return Err(Error::Limit {
             what: path.display().to_string(),
             limit: format!("{CONTAINERFILE_BYTES_MAX} bytes"),
-        });
+        }
+        .into());
     }
     Ok(text)
 }
@@ -377,7 +375,7 @@ fn refuse_whiteout(path: &str) -> Result<()> {
     Err(Error::Unsupported {
         what: format!("/{path}"),
         why: "a layer cannot hold a name that begins with .wh. (it says that a file is removed); rename it or put it into .dockerignore".into(),
-    })
+    }.into())
 }
 
 /// RFC 3339 in UTC. Days to a civil date by counting from 1 March of the year 0, so that the leap day is the last of its year.

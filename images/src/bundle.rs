@@ -158,7 +158,7 @@ impl IdMaps {
             count => format!(
                 "{wanted}, but only {count} ids are mapped: have a larger range granted in /etc/subuid and /etc/subgid"
             ),
-        }))
+        }).into())
     }
 }
 
@@ -263,7 +263,8 @@ pub fn command(image: &ContainerConfig, options: &RunOptions) -> Result<Vec<Stri
     if words.is_empty() {
         return Err(Error::Run(
             "nothing to run: the image has no ENTRYPOINT and no CMD, and no command was given".into(),
-        ));
+        )
+        .into());
     }
     Ok(words)
 }
@@ -295,9 +296,7 @@ fn working_directory(image: &ContainerConfig, options: &RunOptions) -> Result<St
     match path {
         "" => Ok("/".into()),
         path if path.starts_with('/') => Ok(path.into()),
-        path => Err(Error::Run(format!(
-            "the working directory {path:?} is not absolute"
-        ))),
+        path => Err(Error::Run(format!("the working directory {path:?} is not absolute")).into()),
     }
 }
 
@@ -344,7 +343,8 @@ fn mounts(options: &RunOptions, place: &Place) -> Result<Vec<Mount>> {
             return Err(Error::Run(format!(
                 "--volume takes an absolute path on this device, not {:?}",
                 mount.source
-            )));
+            ))
+            .into());
         }
         let mut volume = bind(&mount.source, inside("--volume", &mount.target)?, mount.read_only);
         if place.maps_ids_of_mounts() {
@@ -373,7 +373,8 @@ fn inside<'a>(option: &str, path: &'a str) -> Result<&'a str> {
     }
     Err(Error::Run(format!(
         "{option} takes an absolute path in the container below `/`, without `..`, not {path:?}"
-    )))
+    ))
+    .into())
 }
 
 fn bind(source: &str, target: &str, read_only: bool) -> Mount {
@@ -560,7 +561,8 @@ fn capability(text: &str) -> Result<String> {
         name if ALL_CAPABILITIES.contains(&name) => Ok(format!("CAP_{name}")),
         _ => Err(Error::Run(format!(
             "there is no capability {text:?} (capabilities(7) lists them)"
-        ))),
+        ))
+        .into()),
     }
 }
 

@@ -51,7 +51,8 @@ impl Digest {
             what: what.to_owned(),
             expected: *self,
             actual,
-        })
+        }
+        .into())
     }
 }
 
@@ -76,11 +77,13 @@ impl fmt::Debug for Digest {
 }
 
 impl FromStr for Digest {
-    type Err = Error;
+    type Err = Box<Error>;
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why| Error::Digest {
-            text: text.chars().take(100).collect(),
-            why,
+        let bad = |why| {
+            Box::new(Error::Digest {
+                text: text.chars().take(100).collect(),
+                why,
+            })
         };
         let hex = text
             .strip_prefix(ALGORITHM)

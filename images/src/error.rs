@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What this crate's functions return.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// What this crate's functions return. The error is one pointer wide: each of the many `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<Error>> = std::result::Result<T, E>;
 
 /// Why an image could not be read, stored, built or written.
 #[derive(Debug, thiserror::Error)]
@@ -249,30 +249,52 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl Error {
     /// Wraps an I/O error with what was done and to which file; a full disk becomes its own variant.
-    pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
-        let source = source.into();
-        let path = path.as_ref().to_path_buf();
-        match source.raw_os_error().map(Errno::from_raw) {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Box<Self> {
+        Self::io_of(operation, path.as_ref(), source.into())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn io_of(operation: &'static str, path: &Path, source: io::Error) -> Box<Self> {
+        let path = path.to_path_buf();
+        Box::new(match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOSPC | Errno::EDQUOT) => Self::Full { operation, path },
             _ => Self::Io {
                 operation,
                 path,
                 source,
             },
-        }
+        })
     }
 
     /// For `map_err`: [`Error::io`] with its first two arguments given.
     pub(crate) fn at<E: Into<io::Error>>(
         operation: &'static str,
         path: impl AsRef<Path>,
-    ) -> impl FnOnce(E) -> Self {
+    ) -> impl FnOnce(E) -> Box<Self> {
         move |source| Self::io(operation, path, source)
     }
 
     /// A failed read of a stream. What our own stream says for itself is the error.
-    pub(crate) fn stream(source: io::Error) -> Self {
-        source.downcast::<Self>().unwrap_or_else(Self::Stream)
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn stream(source: io::Error) -> Box<Self> {
+        Box::new(source.downcast::<Self>().unwrap_or_else(Self::Stream))
+    }
+
+    /// For readers, which know no other errors; [`Error::stream`] is the way back.
+    pub(crate) fn into_io(self: Box<Self>) -> io::Error {
+        // As itself, not as a box in a box: that is what `stream` looks for.
+        io::Error::other(self as Box<dyn std::error::Error + Send + Sync>)
+    }
+
+    /// Whether a file or a directory is not there.
+    pub(crate) fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// Whether the same may work later without anybody changing anything: the network, not the image.
@@ -285,10 +307,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn malformed(what: impl Into<String>, why: impl ToString) -> Self {
-        Self::Malformed {
-            what: what.into(),
-            why: why.to_string(),
-        }
+    pub(crate) fn malformed(what: impl Into<String>, why: impl ToString) -> Box<Self> {
+        Self::malformed_of(what.into(), why.to_string())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn malformed_of(what: String, why: String) -> Box<Self> {
+        Box::new(Self::Malformed { what, why })
     }
 }

@@ -62,7 +62,8 @@ pub fn write_stream(images: &[Saved], format: Format, to: Box<dyn Write>, scratc
         return Err(Error::Unsupported {
             what: "a layout directory on a stream".into(),
             why: "choose an archive, or give a path".into(),
-        });
+        }
+        .into());
     }
     let path = Path::new("the output");
     let mut out = Out::Archive(Box::new(tar::Builder::new(to)), path.into());
@@ -196,7 +197,8 @@ fn expect(content: HashingReader<impl Read>, expected: Digest, what: &str) -> Re
         what: what.to_owned(),
         expected,
         actual,
-    })
+    }
+    .into())
 }
 
 /// <https://github.com/moby/docker-image-spec>: manifest.json, the configuration, and plain layers by their diff IDs.

@@ -127,7 +127,8 @@ impl Descriptor {
             other => Err(Error::Unsupported {
                 what: format!("layer {}", self.digest),
                 why: format!("its media type is `{other}`, not a tar layer"),
-            }),
+            }
+            .into()),
         }
     }
 }
@@ -190,7 +191,8 @@ impl Manifest {
                     "its configuration is `{}`: an artifact, not a container image",
                     manifest.config.media_type
                 ),
-            });
+            }
+            .into());
         }
         check_count("layers", manifest.layers.len(), LAYERS_MAX)?;
         Ok(manifest)
@@ -439,7 +441,8 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> 
         return Err(Error::Limit {
             what: format!("the size of {what}"),
             limit: format!("{DOCUMENT_BYTES_MAX} bytes"),
-        });
+        }
+        .into());
     }
     serde_json::from_slice(bytes).map_err(|error| Error::malformed(what, error))
 }
@@ -466,7 +469,8 @@ fn check_count(what: &str, count: usize, max: usize) -> Result<()> {
     Err(Error::Limit {
         what: format!("the number of {what}, {count},"),
         limit: max.to_string(),
-    })
+    }
+    .into())
 }
 
 /// Docker writes `null` for empty lists and maps.
@@ -515,10 +519,8 @@ mod tests {
             let error = Manifest::from_json(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
-        assert!(matches!(
-            Manifest::from_json(&vec![b' '; DOCUMENT_BYTES_MAX as usize + 1]),
-            Err(Error::Limit { .. })
-        ));
+        let error = Manifest::from_json(&vec![b' '; DOCUMENT_BYTES_MAX as usize + 1]).unwrap_err();
+        assert!(matches!(*error, Error::Limit { .. }));
     }
 
     #[test]
@@ -532,10 +534,8 @@ mod tests {
             layers: vec![layer; LAYERS_MAX + 1],
             annotations: BTreeMap::new(),
         };
-        assert!(matches!(
-            Manifest::from_json(&to_json(&manifest)),
-            Err(Error::Limit { .. })
-        ));
+        let error = Manifest::from_json(&to_json(&manifest)).unwrap_err();
+        assert!(matches!(*error, Error::Limit { .. }));
     }
 
     proptest::proptest! {

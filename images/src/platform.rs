@@ -201,10 +201,12 @@ impl fmt::Display for Platform {
 }
 
 impl FromStr for Platform {
-    type Err = Error;
+    type Err = Box<Error>;
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::Platform {
-            text: text.chars().take(100).collect(),
+        let bad = || {
+            Box::new(Error::Platform {
+                text: text.chars().take(100).collect(),
+            })
         };
         let word = |word: &&str| {
             !word.is_empty()
@@ -253,7 +255,8 @@ pub fn choose<'a>(
         None => Err(Error::WrongPlatform(mismatch(
             entries.iter().filter_map(|entry| entry.platform.as_ref()),
             host,
-        ))),
+        ))
+        .into()),
     }
 }
 
@@ -272,7 +275,7 @@ pub fn check(image: &Platform, host: &Platform, runs_32bit_arm: bool) -> Result<
     match host.fit(image, runs_32bit_arm) {
         Some(_) => Ok(()),
         None if could_run() => Ok(()),
-        None => Err(Error::WrongPlatform(mismatch([image].into_iter(), host))),
+        None => Err(Error::WrongPlatform(mismatch([image].into_iter(), host)).into()),
     }
 }
 

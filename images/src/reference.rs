@@ -65,12 +65,14 @@ impl fmt::Display for Reference {
 }
 
 impl FromStr for Reference {
-    type Err = Error;
+    type Err = Box<Error>;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why| Error::Reference {
-            text: text.chars().take(300).collect(),
-            why,
+        let bad = |why| {
+            Box::new(Error::Reference {
+                text: text.chars().take(300).collect(),
+                why,
+            })
         };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),

@@ -55,10 +55,13 @@ pub fn open(reference: &Reference, settings: &Settings, options: &Options) -> Re
                 continue;
             }
         }
-        last = Some(Error::NotThere {
-            what: format!("image `{reference}`"),
-            registry: remote.client().endpoint().origin.to_string(),
-        });
+        last = Some(
+            Error::NotThere {
+                what: format!("image `{reference}`"),
+                registry: remote.client().endpoint().origin.to_string(),
+            }
+            .into(),
+        );
     }
     Err(last.expect("a reference has at least the endpoint of its registry"))
 }
@@ -74,9 +77,11 @@ fn source(remote: Remote, reference: &Reference, mut descriptor: Descriptor) -> 
 /// folder that holds `oci-layout`, `index.json` and `blobs/`. An archive has to be read to and fro: it is put into `folder` first, in a file
 /// that has no name and goes with the source.
 pub fn open_url(text: &str, mut settings: Settings, options: &Options, folder: &Path) -> Result<Source> {
-    let refused = |why: &str| Error::NotAnImage {
-        path: text.into(),
-        why: why.to_owned(),
+    let refused = |why: &str| {
+        Box::new(Error::NotAnImage {
+            path: text.into(),
+            why: why.to_owned(),
+        })
     };
     let url = Url::parse(text).ok_or_else(|| refused("it is not a URL of HTTP or HTTPS"))?;
     // A URL says itself whether there is TLS.
@@ -118,7 +123,8 @@ pub fn push(
         return Err(Error::Reference {
             text: reference.to_string(),
             why: "an image is pushed under a tag; its digest is what it has",
-        });
+        }
+        .into());
     };
     let endpoint = settings.endpoint(registry, &repository)?;
     let mut client = Client::new(endpoint, options.clone());

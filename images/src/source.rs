@@ -338,7 +338,7 @@ impl Source {
             Kind::Directory => {
                 let path = self.path.join("blobs/sha256").join(digest.hex());
                 let file = match open_file(&path) {
-                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Err(error) if error.is_missing_file() => {
                         return Err(self.no_blob(digest));
                     }
                     other => other?,
@@ -405,7 +405,8 @@ impl Source {
                 what: format!("blob {}", descriptor.digest),
                 expected: descriptor.size,
                 actual: blob.size,
-            });
+            }
+            .into());
         }
         Ok(blob)
     }
@@ -518,9 +519,11 @@ impl Source {
     /// The index entries that answer to `name`.
     fn named(&self, name: Option<&str>) -> Result<Vec<Descriptor>> {
         let images = self.images();
-        let not_found = |name: &str| Error::NotFound {
-            name: name.to_owned(),
-            place: self.path.clone(),
+        let not_found = |name: &str| {
+            Box::new(Error::NotFound {
+                name: name.to_owned(),
+                place: self.path.clone(),
+            })
         };
         let Some(name) = name else {
             let mut names: Vec<&str> = images.iter().filter_map(|image| image.name.as_deref()).collect();
@@ -529,7 +532,8 @@ impl Source {
                 return Err(Error::Ambiguous {
                     name: self.path.display().to_string(),
                     candidates: names.join(", "),
-                });
+                }
+                .into());
             }
             if images.is_empty() {
                 return Err(not_an_image(&self.path, "its index is empty"));
@@ -558,11 +562,12 @@ impl Source {
         }
     }
 
-    fn no_blob(&self, digest: &Digest) -> Error {
+    fn no_blob(&self, digest: &Digest) -> Box<Error> {
         Error::NotFound {
             name: format!("blob {digest}"),
             place: self.path.clone(),
         }
+        .into()
     }
 }
 
@@ -589,7 +594,7 @@ impl Members {
         }
         let mut stream = TarStream::new(Place { offset: 0, size }.open(file));
         let mut places = BTreeMap::new();
-        while let Some(entry) = stream.next_entry().map_err(|error| tar_or_not(path, error))? {
+        while let Some(entry) = stream.next_entry().map_err(|error| tar_or_not(path, *error))? {
             let Ok(name) = String::from_utf8(entry.path) else {
                 continue;
             };
@@ -613,7 +618,8 @@ impl Members {
                 return Err(Error::Limit {
                     what: format!("the number of files in {}", path.display()),
                     limit: MEMBERS_MAX.to_string(),
-                });
+                }
+                .into());
             }
         }
         Ok(Self {
@@ -675,21 +681,22 @@ fn link_target(name: &str, link: &[u8], kind: EntryKind) -> String {
     parts.join("/")
 }
 
-fn tar_or_not(path: &Path, error: Error) -> Error {
+fn tar_or_not(path: &Path, error: Error) -> Box<Error> {
     match error {
         Error::Archive { offset: 0..=512, why } => {
             not_an_image(path, &format!("it is not a tar archive ({why})"))
         }
         Error::Stream(source) => Error::io("read", path, source),
-        other => other,
+        other => other.into(),
     }
 }
 
-fn not_an_image(path: &Path, why: &str) -> Error {
+fn not_an_image(path: &Path, why: &str) -> Box<Error> {
     Error::NotAnImage {
         path: path.to_owned(),
         why: why.to_owned(),
     }
+    .into()
 }
 
 /// Opens for reading without being held up by a FIFO or led on by a link.
@@ -716,7 +723,8 @@ fn read_bounded(reader: &mut impl Read, what: &str) -> Result<Vec<u8>> {
         return Err(Error::Limit {
             what: format!("the size of {what}"),
             limit: format!("{} bytes", oci::DOCUMENT_BYTES_MAX),
-        });
+        }
+        .into());
     }
     Ok(bytes)
 }
@@ -734,7 +742,8 @@ pub(crate) fn check_layout(bytes: &[u8]) -> Result<()> {
     Err(Error::Unsupported {
         what: format!("image layout version {}", layout.version),
         why: "version 1 is".to_owned(),
-    })
+    }
+    .into())
 }
 
 /// Copies to the end; what fails is the reading or the writing, and is told so.

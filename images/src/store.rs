@@ -183,7 +183,8 @@ impl Store {
                     path: store.root,
                     found: found.trim_end().into(),
                     expected: VERSION,
-                });
+                }
+                .into());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 write_durably(&version, format!("{VERSION}\n").as_bytes())?;
@@ -239,7 +240,8 @@ impl Store {
                 what: "the image's manifest".into(),
                 expected,
                 actual: descriptor.digest,
-            });
+            }
+            .into());
         }
         // First, while the source is there for certain.
         let evidence = source.evidence(
@@ -257,7 +259,7 @@ impl Store {
             self.add_evidence(&descriptor.digest, &evidence)?;
             match self.name(&descriptor.digest, options.reference.as_ref(), prepared) {
                 // Somebody removed it just now.
-                Err(Error::NotFound { .. }) => {}
+                Err(error) if matches!(*error, Error::NotFound { .. }) => {}
                 other => return other,
             }
         }
@@ -279,9 +281,11 @@ impl Store {
         let (layers, total_bytes) = (manifest.layers.len(), manifest.layer_bytes());
         let mut done_bytes = 0;
         for (layer, (blob, diff_id)) in manifest.layers.iter().zip(&config.rootfs.diff_ids).enumerate() {
-            let refused = |source: Error| Error::Layer {
-                digest: blob.digest,
-                source: Box::new(source),
+            let refused = |source| {
+                Box::new(Error::Layer {
+                    digest: blob.digest,
+                    source,
+                })
             };
             let mut progress = |bytes| {
                 (options.progress)(Progress {
@@ -363,7 +367,8 @@ impl Store {
                 Err(Error::Ambiguous {
                     name: prefix.into(),
                     candidates,
-                })
+                }
+                .into())
             }
         }
     }
@@ -374,7 +379,7 @@ impl Store {
         for digest in self.digests()? {
             match self.load(&digest) {
                 // Somebody removes it just now.
-                Err(Error::NotFound { .. }) => {}
+                Err(error) if matches!(*error, Error::NotFound { .. }) => {}
                 other => images.push(other?),
             }
         }
@@ -450,7 +455,8 @@ impl Store {
             return Err(Error::Ambiguous {
                 name: name.into(),
                 candidates: names.join(", "),
-            });
+            }
+            .into());
         }
         for reference in image
             .references
@@ -655,7 +661,8 @@ impl Store {
             return Err(Error::Full {
                 operation: "unpack the image into",
                 path: self.root.clone(),
-            });
+            }
+            .into());
         }
         Ok(())
     }
@@ -673,11 +680,12 @@ impl Store {
         Flock::lock(file, how).map_err(|(_, errno)| Error::io("lock", &path, errno))
     }
 
-    fn not_found(&self, name: &str) -> Error {
+    fn not_found(&self, name: &str) -> Box<Error> {
         Error::NotFound {
             name: name.into(),
             place: self.root.clone(),
         }
+        .into()
     }
 }
 
@@ -803,7 +811,8 @@ fn keep_blobs(source: &Source, descriptor: &Descriptor, manifest: &Manifest, lay
                 what: format!("blob {}", blob.digest),
                 expected: blob.digest,
                 actual,
-            });
+            }
+            .into());
         }
     }
     let index = crate::oci::Index::of(vec![descriptor.clone()]);

@@ -218,9 +218,11 @@ impl<R: Advance> TarStream<R> {
         let path = sparse_name
             .or(extended.path)
             .unwrap_or_else(|| header_path(header));
-        let refused = |why: String| Error::Entry {
-            entry: String::from_utf8_lossy(&path).chars().take(200).collect(),
-            why,
+        let refused = |why: String| {
+            Box::new(Error::Entry {
+                entry: String::from_utf8_lossy(&path).chars().take(200).collect(),
+                why,
+            })
         };
         let size = extended.size.unwrap_or(header_size);
         let kind = match old.linkflag[0] {
@@ -331,14 +333,15 @@ impl<R: Advance> TarStream<R> {
         Ok(count)
     }
 
-    fn malformed(&self, why: impl Into<String>) -> Error {
+    fn malformed(&self, why: impl Into<String>) -> Box<Error> {
         Error::Archive {
             offset: self.offset,
             why: why.into(),
         }
+        .into()
     }
 
-    fn stream(&self, error: io::Error) -> Error {
+    fn stream(&self, error: io::Error) -> Box<Error> {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.malformed("it ends in the middle of an entry");
         }

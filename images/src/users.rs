@@ -80,9 +80,9 @@ impl Users {
             .split_once(':')
             .map_or((text, None), |(user, group)| (user, Some(group)));
         let unknown = |what: &str, name: &str| {
-            Error::Run(format!(
+            Box::new(Error::Run(format!(
                 "the image has no {what} {name:?} (its /etc/passwd and /etc/group were looked at)"
-            ))
+            )))
         };
         let user = if user.is_empty() { "0" } else { user };
         let number = user.parse::<u32>().ok();

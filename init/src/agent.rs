@@ -4,14 +4,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use crate::InitError;
 use crate::handover::{DATA_ROOT, ENROLMENT, TROUBLES};
+use crate::{InitError, Result};
 
 /// Exit code of a board that belongs to no fleet. sysexits.h: EX_CONFIG
 pub const NOT_ENROLLED: i32 = 78;
 
 /// Replaces this process; returns only when there is nothing to run it with, or it cannot be.
-pub fn run() -> Result<ExitCode, InitError> {
+pub fn run() -> Result<ExitCode> {
     let given = Path::new(ENROLMENT);
     let kept = Path::new(DATA_ROOT).join("agent/enrolment.json");
     if !given.exists() && !kept.exists() {
@@ -32,7 +32,7 @@ pub fn run() -> Result<ExitCode, InitError> {
 }
 
 /// Replaces this process by the server of the apps.
-pub fn run_apps() -> Result<ExitCode, InitError> {
+pub fn run_apps() -> Result<ExitCode> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("punnet").args(["apps", "serve"]);
     Err(InitError::at("execute", "/proc/self/exe")(command.exec()))

@@ -21,13 +21,13 @@ use crate::plan::dhcp::{self, Action, Client, Lease};
 use crate::plan::modules::Index;
 use crate::plan::settings::{Network, Settings};
 use crate::plan::{netlink, sntp, uevent};
-use crate::{InitError, modules, say};
+use crate::{Result, modules, say};
 
 /// A turn of the loop at least this often, for what no event tells.
 const TURN_MAX: Duration = Duration::from_secs(60);
 
 /// Never ends by itself.
-pub fn run() -> Result<(), InitError> {
+pub fn run() -> Result<()> {
     let text = modules::index_text();
     let index = crate::plan::modules::parse(&text);
     let devices = Netlink::devices()?;
@@ -71,7 +71,7 @@ struct Attend<'a> {
 }
 
 impl<'a> Attend<'a> {
-    fn new(index: &'a Index<'a>) -> Result<Self, InitError> {
+    fn new(index: &'a Index<'a>) -> Result<Self> {
         let settings = handover::settings();
         let board = Board::from_json_file(Path::new(BOARD)).ok();
         let time = if settings.ntp.is_empty() {

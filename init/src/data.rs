@@ -12,7 +12,7 @@ use nix::mount::MsFlags;
 use crate::handover::DATA_ROOT;
 use crate::partitions::Partition;
 use crate::plan::disk::{BOOT_LABEL, Content, DATA_LABEL, grown};
-use crate::{InitError, chain, mount, say};
+use crate::{InitError, Result, chain, mount, say};
 
 /// An empty ext4 file system with our label, compressed, from the image builder.
 const TEMPLATE: &str = "/lib/punnet/data.ext4.gz";
@@ -115,7 +115,7 @@ pub fn mount_root(choice: Choice) -> Vec<String> {
 }
 
 /// Mounts read-write, or read-only with what is in the way: the second value is the trouble then.
-fn mount_partition(partition: &Partition) -> Result<Option<String>, InitError> {
+fn mount_partition(partition: &Partition) -> Result<Option<String>> {
     let node = partition.node();
     let node = node.to_string_lossy();
     let first = mount(&node, DATA_ROOT, Some("ext4"), FLAGS, "errors=remount-ro");
@@ -141,7 +141,7 @@ fn mount_partition(partition: &Partition) -> Result<Option<String>, InitError> {
 const BELOW: &str = "/run/init/data";
 
 /// Lets what must be written be written to RAM: the store stays where it is, the agent's state and the containers' descriptions are copied.
-fn over_read_only() -> Result<(), InitError> {
+fn over_read_only() -> Result<()> {
     fs::create_dir_all(BELOW).map_err(InitError::at("make", BELOW))?;
     mount(DATA_ROOT, BELOW, None, MsFlags::MS_MOVE, "")?;
     mount("tmpfs", DATA_ROOT, Some("tmpfs"), FLAGS, RAM_OPTIONS)?;
@@ -182,7 +182,7 @@ fn copy_small(from: &Path, to: &Path, depth: usize) -> std::io::Result<()> {
 }
 
 /// Writes the empty file system of the image builder.
-fn make(partition: &Partition) -> Result<(), InitError> {
+fn make(partition: &Partition) -> Result<()> {
     say(format_args!(
         "{} is blank: making the data file system",
         partition.name

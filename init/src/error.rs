@@ -1,7 +1,10 @@
 //! What keeps a board from coming up as it should, for people at a serial line.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What this crate's functions return. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<InitError>> = std::result::Result<T, E>;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +36,18 @@ impl InitError {
     /// Adds what was tried, on what.
     pub(crate) fn at<E: Into<io::Error>>(
         operation: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(E) -> Self {
-        let path = path.into();
-        move |source| Self::Os {
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Box<Self> {
+        move |source| Self::at_of(operation, path.as_ref(), source.into())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn at_of(operation: &'static str, path: &Path, source: io::Error) -> Box<Self> {
+        Box::new(Self::Os {
             operation,
-            path,
-            source: source.into(),
-        }
+            path: path.into(),
+            source,
+        })
     }
 }

@@ -38,7 +38,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use error::InitError;
+pub use error::{InitError, Result};
 
 /// What this crate does not know itself.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ pub struct Hooks {
 }
 
 /// Runs a role; PID 1's when none is named.
-pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
+pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode> {
     if role.is_some() {
         // PID 1 blocks what it reads from a descriptor, and its children inherit that: nothing could end them in order.
         nix::sys::signal::SigSet::empty()
@@ -57,7 +57,7 @@ pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
     }
     match role {
         None if std::process::id() == 1 => supervisor::run(),
-        None => Err(InitError::NotPid1),
+        None => Err(InitError::NotPid1.into()),
         Some("setup") => {
             setup::run(hooks);
             Ok(ExitCode::SUCCESS)
@@ -69,7 +69,7 @@ pub fn run(role: Option<&str>, hooks: Hooks) -> Result<ExitCode, InitError> {
             console::run();
             Ok(ExitCode::SUCCESS)
         }
-        Some(other) => Err(InitError::Role(other.into())),
+        Some(other) => Err(InitError::Role(other.into()).into()),
     }
 }
 
@@ -115,14 +115,14 @@ fn mount(
     kind: Option<&str>,
     flags: nix::mount::MsFlags,
     options: &str,
-) -> Result<(), InitError> {
+) -> Result<()> {
     nix::mount::mount(Some(source), target, kind, flags, Some(options))
         .map_err(io::Error::from)
         .map_err(InitError::at("mount", target))
 }
 
 /// Mounts one step of the plan, on a folder that is made for it.
-fn make_and_mount(step: &plan::mounts::MountStep) -> Result<(), InitError> {
+fn make_and_mount(step: &plan::mounts::MountStep) -> Result<()> {
     std::fs::create_dir_all(step.target).map_err(InitError::at("make", step.target))?;
     mount(step.kind, step.target, Some(step.kind), step.flags, step.options)
 }

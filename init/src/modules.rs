@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use crate::InitError;
 use crate::plan::modules::Index;
+use crate::{InitError, Result};
 
 const FOLDER: &str = "/lib/modules";
 /// Depth of /sys/devices that is walked: a device behind four hubs is at some twenty.
@@ -73,7 +73,7 @@ fn modaliases(folder: &Path, depth: usize, found: &mut Vec<String>) {
     }
 }
 
-fn load(name: &str) -> Result<(), InitError> {
+fn load(name: &str) -> Result<()> {
     if Path::new("/sys/module").join(name.replace('-', "_")).exists() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 };
 
 use crate::plan::netlink::acknowledgement;
-use crate::{InitError, read_word};
+use crate::{InitError, Result, read_word};
 
 /// ARPHRD_ETHER of linux/if_arp.h
 const ETHERNET: &str = "1";
@@ -27,23 +27,23 @@ pub struct Netlink(OwnedFd);
 
 impl Netlink {
     /// For requests.
-    pub fn requests() -> Result<Self, InitError> {
+    pub fn requests() -> Result<Self> {
         Self::open(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC, 0)
     }
 
     /// News of interfaces.
-    pub fn links() -> Result<Self, InitError> {
+    pub fn links() -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         Self::open(SockProtocol::NetlinkRoute, flags, RTMGRP_LINK)
     }
 
     /// News of devices.
-    pub fn devices() -> Result<Self, InitError> {
+    pub fn devices() -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         Self::open(SockProtocol::NetlinkKObjectUEvent, flags, UEVENT_GROUP)
     }
 
-    fn open(protocol: SockProtocol, flags: SockFlag, groups: u32) -> Result<Self, InitError> {
+    fn open(protocol: SockProtocol, flags: SockFlag, groups: u32) -> Result<Self> {
         let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).and_then(|socket| {
             bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
             Ok(socket)

@@ -21,7 +21,7 @@ use crate::handover::{APPS, CONSOLE, NOTIFY, TRIAL, WATCHDOG};
 use crate::plan::health::{ALIVE_PERIOD, Agent, FEED_PERIOD, is_healthy, restart_pause};
 use crate::plan::mounts::FIRST;
 use crate::shutdown::{self, End};
-use crate::{InitError, make_and_mount, mount, say};
+use crate::{InitError, Result, make_and_mount, mount, say};
 
 /// How long the roles wait for `setup`: longer than it waits for disks, and a card that replays a long journal.
 const SETUP_WAIT: Duration = Duration::from_secs(120);
@@ -31,7 +31,7 @@ const TRIAL_TIME: Duration = Duration::from_secs(1800);
 const MESSAGE_BYTES_MAX: usize = 256;
 
 /// PID 1's life. Returns only when not even the first steps could be done, and the kernel panics and starts again.
-pub fn run() -> Result<ExitCode, InitError> {
+pub fn run() -> Result<ExitCode> {
     leave_rootfs()?;
     FIRST.iter().try_for_each(make_and_mount)?;
     console_to_stdio();
@@ -74,7 +74,7 @@ fn trial_time() -> Duration {
 }
 
 /// Puts a mount on top of rootfs, which pivot_root(2) could not leave: containers need it. The files stay where they are.
-fn leave_rootfs() -> Result<(), InitError> {
+fn leave_rootfs() -> Result<()> {
     const ROOT: &str = "/root";
     std::fs::create_dir_all(ROOT).map_err(InitError::at("make", ROOT))?;
     mount("/", ROOT, None, MsFlags::MS_BIND, "")?;
@@ -168,7 +168,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new() -> Result<Self, InitError> {
+    fn new() -> Result<Self> {
         let mut wanted = SigSet::empty();
         for signal in [
             Signal::SIGCHLD,

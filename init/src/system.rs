@@ -23,7 +23,7 @@ use punnet_boards::slots::{FILE, FILE_BYTES_MAX, Slot, Stage, SystemUpdate};
 
 use crate::handover::{BOARD, DATA_ROOT, TRIAL, TRY};
 use crate::plan::slots;
-use crate::{InitError, data, mount, partitions, read_word};
+use crate::{InitError, Result, data, mount, partitions, read_word};
 
 /// Where the boot partition is while it is written.
 const BOOT: &str = "/run/init/boot";
@@ -52,8 +52,8 @@ pub fn booted() -> Option<Slot> {
 }
 
 /// Puts an image into the slot that is not in use.
-pub fn write(app: &str, spec: &str, image: &Path) -> Result<(), InitError> {
-    let refuse = |why: &str| Err(InitError::System(why.into()));
+pub fn write(app: &str, spec: &str, image: &Path) -> Result<()> {
+    let refuse = |why: &str| Err(Box::new(InitError::System(why.into())));
     let Some(slot) = booted().map(Slot::other) else {
         return refuse(
             "the kernel was not started from a slot (punnet.slot=): this board's boot loader has no try-boot",
@@ -116,7 +116,7 @@ pub fn write(app: &str, spec: &str, image: &Path) -> Result<(), InitError> {
 }
 
 /// Restarts into the slot that was written. Does not come back when all goes well.
-pub fn try_it() -> Result<(), InitError> {
+pub fn try_it() -> Result<()> {
     let update = record_or_error()?;
     let boot = BootPartition::mount()?;
     let config = boot.config()?;
@@ -130,17 +130,17 @@ pub fn try_it() -> Result<(), InitError> {
     fs::write(TRY, "").map_err(InitError::at("write", TRY))?;
     kill(Pid::from_raw(1), Signal::SIGTERM).map_err(InitError::at("signal", "/proc/1"))?;
     std::thread::sleep(RESTART_WAIT);
-    Err(InitError::System("the board does not restart".into()))
+    Err(InitError::System("the board does not restart".into()).into())
 }
 
 /// Makes the slot that runs the one to start from.
-pub fn keep() -> Result<(), InitError> {
+pub fn keep() -> Result<()> {
     let update = record_or_error()?;
     if update.stage == Stage::Kept {
         return Ok(());
     }
     if !update.runs(booted()) {
-        return Err(InitError::System("the update is not what runs".into()));
+        return Err(InitError::System("the update is not what runs".into()).into());
     }
     let boot = BootPartition::mount()?;
     let (at, named) = slots::named(&boot.config()?).ok_or_else(no_slot)?;
@@ -168,7 +168,7 @@ pub fn keep() -> Result<(), InitError> {
 }
 
 /// The update is no longer wanted.
-pub fn leave() -> Result<(), InitError> {
+pub fn leave() -> Result<()> {
     let update = record_or_error()?;
     keep_record(&SystemUpdate {
         stage: Stage::Left,
@@ -177,23 +177,24 @@ pub fn leave() -> Result<(), InitError> {
 }
 
 /// Nothing is known of it any more.
-pub fn forget() -> Result<(), InitError> {
+pub fn forget() -> Result<()> {
     let path = Path::new(DATA_ROOT).join(FILE);
     fs::remove_file(&path).map_err(InitError::at("remove", path))
 }
 
-fn record_or_error() -> Result<SystemUpdate, InitError> {
-    record().ok_or_else(|| InitError::System("no update was written".into()))
+fn record_or_error() -> Result<SystemUpdate> {
+    record().ok_or_else(|| InitError::System("no update was written".into()).into())
 }
 
-fn no_slot() -> InitError {
+fn no_slot() -> Box<InitError> {
     InitError::System(
         "config.txt names no slot (os_prefix=a/): this card was not made by `cargo xtask image`".into(),
     )
+    .into()
 }
 
 /// Whole or not there.
-fn keep_record(update: &SystemUpdate) -> Result<(), InitError> {
+fn keep_record(update: &SystemUpdate) -> Result<()> {
     let (path, new) = (
         Path::new(DATA_ROOT).join(FILE),
         Path::new(DATA_ROOT).join(".system"),
@@ -209,7 +210,7 @@ fn keep_record(update: &SystemUpdate) -> Result<(), InitError> {
 }
 
 /// The regular files of the image's folder, by name.
-fn files_of(folder: &Path) -> Result<Vec<String>, InitError> {
+fn files_of(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(InitError::at("list", folder))? {
         let entry = entry.map_err(InitError::at("list", folder))?;
@@ -218,14 +219,14 @@ fn files_of(folder: &Path) -> Result<Vec<String>, InitError> {
             Ok(name) if is_file && names.len() < FILES_MAX => names.push(name),
             _ => {
                 let what = format!("boot/ of the image holds more than {FILES_MAX} plain files");
-                return Err(InitError::System(what));
+                return Err(InitError::System(what).into());
             }
         }
     }
     Ok(names)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), InitError> {
+fn copy(from: &Path, to: &Path) -> Result<()> {
     let copy = || -> io::Result<()> {
         let mut file = File::create(to)?;
         io::copy(&mut File::open(from)?, &mut file)?;
@@ -234,7 +235,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), InitError> {
     copy().map_err(InitError::at("write", to))
 }
 
-fn same(one: &Path, other: &Path) -> Result<bool, InitError> {
+fn same(one: &Path, other: &Path) -> Result<bool> {
     let compare = || -> io::Result<bool> {
         let (mut one, mut other) = (File::open(one)?, File::open(other)?);
         if one.metadata()?.len() != other.metadata()?.len() {
@@ -258,12 +259,10 @@ struct BootPartition {
 }
 
 impl BootPartition {
-    fn mount() -> Result<Self, InitError> {
+    fn mount() -> Result<Self> {
         let all = partitions::all();
         let Some(found) = data::boot(&all) else {
-            return Err(InitError::System(
-                "there is no boot partition with the label PUNNET".into(),
-            ));
+            return Err(InitError::System("there is no boot partition with the label PUNNET".into()).into());
         };
         fs::create_dir_all(BOOT).map_err(InitError::at("make", BOOT))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -282,7 +281,7 @@ impl BootPartition {
     }
 
     /// config.txt, which names a slot.
-    fn config(&self) -> Result<Vec<u8>, InitError> {
+    fn config(&self) -> Result<Vec<u8>> {
         let path = self.path("config.txt");
         let mut config = Vec::new();
         File::open(&path)
@@ -292,14 +291,14 @@ impl BootPartition {
         Ok(config)
     }
 
-    fn write(&self, name: &str, content: &[u8]) -> Result<(), InitError> {
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path(name);
         File::create(&path)
             .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
             .map_err(InitError::at("write", &path))
     }
 
-    fn remove(&self, name: &str) -> Result<(), InitError> {
+    fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -310,7 +309,7 @@ impl BootPartition {
     }
 
     /// All that was written is on the card when this comes back.
-    fn unmount(mut self) -> Result<(), InitError> {
+    fn unmount(mut self) -> Result<()> {
         self.mounted = false;
         nix::mount::umount(BOOT).map_err(InitError::at("unmount", BOOT))
     }

@@ -87,18 +87,20 @@ pub(crate) fn create(plan: &CgroupPlan, path: Option<&Path>) -> Result<Option<Cg
                     controller: limit.controller.clone(),
                     problem,
                     remedy,
-                })
+                }
+                .into())
             }
             None => Ok(None),
         };
     };
     let base = path.ancestors().nth(plan.path.len()).unwrap_or(path);
     let made = make_directories(plan, base);
+    let is_refused = |error: &Error| {
+        use Errno::{EACCES, ENOENT, EPERM, EROFS};
+        matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT))
+    };
     match made {
-        Err(Error::Os {
-            errno: Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ENOENT,
-            ..
-        }) if plan.limits.is_empty() && !plan.explicit => {
+        Err(error) if plan.limits.is_empty() && !plan.explicit && is_refused(&error) => {
             return Ok(None);
         }
         result => result?,
@@ -150,11 +152,14 @@ fn put_limit(limit: &Limit, path: &Path) -> Result<()> {
     if let (true, Some((file, value))) = (is_missing(&written), &limit.instead) {
         written = put(&path.join(file), value);
     }
-    written.map_err(|error| Error::Limit {
-        what: format!("linux.resources.{}", limit.field),
-        controller: limit.controller.clone(),
-        problem: format!("refusing {:?} in {}: {error}", limit.value, limit.file),
-        remedy: "check the value".to_owned(),
+    written.map_err(|error| {
+        Error::Limit {
+            what: format!("linux.resources.{}", limit.field),
+            controller: limit.controller.clone(),
+            problem: format!("refusing {:?} in {}: {error}", limit.value, limit.file),
+            remedy: "check the value".to_owned(),
+        }
+        .into()
     })
 }
 
@@ -240,11 +245,13 @@ fn enable_controllers(limits: &[Limit], parent: &Path) -> Result<()> {
             continue;
         }
         let has = |list: &str| list.split_whitespace().any(|name| name == controller);
-        let refuse = |Missing { problem, remedy }| Error::Limit {
-            what: format!("linux.resources.{}", limit.field),
-            controller: controller.to_owned(),
-            problem,
-            remedy,
+        let refuse = |Missing { problem, remedy }| {
+            Box::new(Error::Limit {
+                what: format!("linux.resources.{}", limit.field),
+                controller: controller.to_owned(),
+                problem,
+                remedy,
+            })
         };
         if has(&enabled) {
             continue;

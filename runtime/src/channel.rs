@@ -25,7 +25,7 @@ pub(crate) enum Message {
     /// Set up; waits to be started.
     Ready,
     /// Set-up failed.
-    Failed(Error),
+    Failed(Box<Error>),
     /// The other side is gone.
     Closed,
 }
@@ -97,9 +97,7 @@ impl Channel {
     pub fn wait_for_go(&self) -> Result<()> {
         match self.receive()? {
             Message::Go => Ok(()),
-            _ => Err(Error::Setup(
-                "the runtime ended before the container was set up".to_owned(),
-            )),
+            _ => Err(Error::Setup("the runtime ended before the container was set up".to_owned()).into()),
         }
     }
 }

@@ -157,12 +157,13 @@ fn dispatch(args: &Args) -> Result<u8> {
             "--systemd-cgroup is not supported: configure the engine for the cgroupfs driver (podman: cgroup_manager = \"cgroupfs\"; \
              docker: \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"])"
                 .to_owned(),
-        ));
+        ).into());
     }
     if args.no_pivot {
         return Err(Error::Usage(
             "--no-pivot is not supported: without pivot_root the host's files stay reachable".to_owned(),
-        ));
+        )
+        .into());
     }
     // Warnings go where errors go.
     let log = Log::new(args);
@@ -190,7 +191,8 @@ fn dispatch(args: &Args) -> Result<u8> {
         "spec" => spec(args),
         other => Err(Error::Usage(format!(
             "unknown command {other:?}; `punnet-oci --help` lists them"
-        ))),
+        ))
+        .into()),
     }
 }
 
@@ -207,9 +209,12 @@ fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String> {
     } else {
         serde_json::to_string(value)
     };
-    text.map_err(|source| Error::Json {
-        path: "the output".to_owned(),
-        source,
+    text.map_err(|source| {
+        Error::Json {
+            path: "the output".to_owned(),
+            source,
+        }
+        .into()
     })
 }
 
@@ -283,7 +288,7 @@ fn signal(word: &str) -> Result<i32> {
     if let Ok(number) = word.parse::<i32>() {
         return match number {
             0..=SIGNAL_MAX => Ok(number),
-            _ => Err(Error::Usage(format!("{number} is not a signal"))),
+            _ => Err(Error::Usage(format!("{number} is not a signal")).into()),
         };
     }
     let upper = word.to_ascii_uppercase();
@@ -294,7 +299,7 @@ fn signal(word: &str) -> Result<i32> {
     };
     Signal::from_str(&name)
         .map(|signal| signal as i32)
-        .map_err(|_| Error::Usage(format!("unknown signal {word:?}")))
+        .map_err(|_| Error::Usage(format!("unknown signal {word:?}")).into())
 }
 
 #[inline(never)]
@@ -329,7 +334,7 @@ fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
-        other => Err(Error::Usage(format!("unknown format {other:?}: json or table"))),
+        other => Err(Error::Usage(format!("unknown format {other:?}: json or table")).into()),
     }
 }
 
@@ -398,15 +403,18 @@ fn sub_cgroup(word: &str) -> Result<PathBuf> {
         None if !word.is_empty() => Ok(word.into()),
         _ => Err(Error::Usage(format!(
             "--cgroup {word:?}: a path below the container's cgroup is needed; cgroup v2 has no controllers with paths of their own"
-        ))),
+        )).into()),
     }
 }
 
 fn read_process(path: &Path) -> Result<Process> {
     let bytes = std::fs::read(path).os("read", path.display())?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
-        path: path.display().to_string(),
-        source,
+    serde_json::from_slice(&bytes).map_err(|source| {
+        Error::Json {
+            path: path.display().to_string(),
+            source,
+        }
+        .into()
     })
 }
 
@@ -423,7 +431,8 @@ fn container_process(runtime: &Runtime, id: &crate::ContainerId, args: &Args) ->
     if words.is_empty() {
         return Err(Error::Usage(
             "exec needs a command after the container's id, or --process FILE".to_owned(),
-        ));
+        )
+        .into());
     }
     process.args = words;
     process.terminal = args.tty;

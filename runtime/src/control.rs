@@ -102,19 +102,20 @@ impl Runtime {
     }
 }
 
-fn wrong(operation: &'static str, id: &ContainerId, status: Status) -> Error {
+fn wrong(operation: &'static str, id: &ContainerId, status: Status) -> Box<Error> {
     Error::WrongStatus {
         operation,
         id: id.to_string(),
         status,
     }
+    .into()
 }
 
 fn cgroup_of<'a>(record: &'a Record, id: &ContainerId) -> Result<&'a Path> {
     record.cgroup.as_deref().ok_or_else(|| {
-        Error::Setup(format!(
+        Box::new(Error::Setup(format!(
             "container {id} has no cgroup of its own: cgroup v2 is not mounted at /sys/fs/cgroup, or not delegated to this user"
-        ))
+        )))
     })
 }
 

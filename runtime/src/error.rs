@@ -6,8 +6,8 @@ use punnet_spec::Status;
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-/// Shorthand for results of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+/// Shorthand for results of this crate. The error is one pointer wide: each of the many `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<Error>> = std::result::Result<T, E>;
 
 /// Exit status when the runtime itself failed, as users know it from Docker.
 pub const EXIT_RUNTIME: u8 = 125;
@@ -135,6 +135,14 @@ impl Error {
         }
     }
 
+    /// The kernel's answer, when it was one.
+    pub(crate) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Os { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
     /// This error and its causes in one line, as it is printed at the edge.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -148,11 +156,25 @@ impl Error {
     }
 
     /// A field of config.json refused.
-    pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Config {
-            field: field.into(),
-            reason: reason.into(),
-        }
+    pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Box<Self> {
+        Self::config_of(field.into(), reason.into())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn config_of(field: String, reason: String) -> Box<Self> {
+        Box::new(Self::Config { field, reason })
+    }
+
+    /// A failed system call.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn os(operation: &str, subject: &dyn std::fmt::Display, errno: Errno) -> Box<Self> {
+        Box::new(Self::Os {
+            operation: operation.to_owned(),
+            subject: subject.to_string(),
+            errno,
+        })
     }
 
     /// For sending over the set-up socket: kind, errno and up to two strings.
@@ -177,7 +199,7 @@ impl Error {
     }
 
     /// The reverse of [`Error::encode`]; anything else becomes its text.
-    pub(crate) fn decode(message: &[u8]) -> Self {
+    pub(crate) fn decode(message: &[u8]) -> Box<Self> {
         let text = String::from_utf8_lossy(message);
         let mut parts = text.splitn(3, '\0');
         let (head, first, second) = (
@@ -187,7 +209,7 @@ impl Error {
         );
         let number = head.get(2..).and_then(|number| number.parse().ok());
         let errno = number.map_or(Errno::UnknownErrno, Errno::from_raw);
-        match head.get(..2) {
+        Box::new(match head.get(..2) {
             Some("Eo") => Self::Os {
                 operation: first,
                 subject: second,
@@ -211,7 +233,7 @@ impl Error {
                 why: second,
             },
             _ => Self::Setup(first),
-        }
+        })
     }
 }
 
@@ -223,18 +245,16 @@ pub(crate) trait OsContext<T> {
 
 impl<T> OsContext<T> for nix::Result<T> {
     fn os(self, operation: &str, subject: impl std::fmt::Display) -> Result<T> {
-        self.map_err(|errno| Error::Os {
-            operation: operation.to_owned(),
-            subject: subject.to_string(),
-            errno,
-        })
+        self.map_err(|errno| Error::os(operation, &subject, errno))
     }
 }
 
 impl<T> OsContext<T> for std::io::Result<T> {
     fn os(self, operation: &str, subject: impl std::fmt::Display) -> Result<T> {
-        self.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-            .os(operation, subject)
+        self.map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            Error::os(operation, &subject, errno)
+        })
     }
 }
 
@@ -245,22 +265,20 @@ mod tests {
     #[test]
     fn errors_keep_their_kind_over_the_setup_socket() {
         let errors = [
-            Error::Os {
-                operation: "mount".into(),
-                subject: "/proc".into(),
-                errno: Errno::EPERM,
-            },
-            Error::ProgramNotFound("sh".into()),
+            Error::os("mount", &"/proc", Errno::EPERM),
+            Error::ProgramNotFound("sh".into()).into(),
             Error::ProgramNotExecutable {
                 program: "sh".into(),
                 why: "built for arm".into(),
-            },
+            }
+            .into(),
             Error::config("process.cwd", "outside the root"),
             Error::Hook {
                 kind: "startContainer",
                 path: "/hook".into(),
                 why: "ended with status 1".into(),
-            },
+            }
+            .into(),
         ];
         for error in errors {
             let back = Error::decode(&error.encode());

@@ -54,7 +54,8 @@ fn wait_until_frozen(cgroup: &Path) -> Result<()> {
                 "the processes of {} were not suspended within {} s: one is stuck in the kernel",
                 cgroup.display(),
                 TIMEOUT.as_secs()
-            )));
+            ))
+            .into());
         }
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

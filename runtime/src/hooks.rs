@@ -65,10 +65,12 @@ pub(crate) fn run_poststop(hooks: &[Hook], state: &State, warn: impl Fn(&str)) {
 }
 
 fn run_one(kind: HookKind, hook: &Hook, document: &[u8]) -> Result<()> {
-    let failed = |why: String| Error::Hook {
-        kind: kind.as_str(),
-        path: hook.path.clone(),
-        why,
+    let failed = |why: String| {
+        Box::new(Error::Hook {
+            kind: kind.as_str(),
+            path: hook.path.clone(),
+            why,
+        })
     };
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {

@@ -36,7 +36,7 @@ impl HostProc {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open("/proc", flags, Mode::empty()).os("open", "/proc")?;
         if !crate::rootfs::is_on(&fd, PROC_SUPER_MAGIC).os("inspect", "/proc")? {
-            return Err(Error::Setup("/proc of the host is not a procfs".to_owned()));
+            return Err(Error::Setup("/proc of the host is not a procfs".to_owned()).into());
         }
         Ok(Some(Self(fd)))
     }

@@ -14,10 +14,10 @@ impl ContainerId {
     /// Checks an id.
     pub fn new(id: &str) -> Result<Self> {
         let refuse = |why| {
-            Err(Error::InvalidId {
+            Err(Box::new(Error::InvalidId {
                 id: id.chars().take(40).collect(),
                 why,
-            })
+            }))
         };
         if id.is_empty() {
             return refuse("it is empty");

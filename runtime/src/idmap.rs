@@ -100,7 +100,7 @@ pub fn as_root_of(
                 let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
                 setresgid(gid, gid, gid).os("become", "group 0 of a user namespace")?;
                 setresuid(uid, uid, uid).os("become", "user 0 of a user namespace")?;
-                work().map_err(Error::Setup)
+                work().map_err(|why| Error::Setup(why).into())
             };
             if let Err(error) = become_root() {
                 // If nobody listens any more nobody wants to know.

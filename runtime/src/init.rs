@@ -384,11 +384,7 @@ fn set_capabilities(plan: CapabilityPlan, extra: u64) -> Result<()> {
                 format!("CAP_{name} cannot be granted: the runtime does not have it itself"),
             )
         }
-        errno => Error::Os {
-            operation: "set".into(),
-            subject: "the capabilities".into(),
-            errno,
-        },
+        errno => Error::os("set", &"the capabilities", errno),
     })?;
     if extra == 0 || plan.ambient != 0 {
         punnet_sys::cap_ambient_clear_all().os("clear", "the ambient capabilities")?;

@@ -115,20 +115,16 @@ pub(crate) fn launch(
     }
 }
 
-fn explain_clone(errno: nix::errno::Errno) -> Error {
+fn explain_clone(errno: nix::errno::Errno) -> Box<Error> {
     use nix::errno::Errno::{EDEADLK, ENOSPC, EPERM, EUSERS};
     match errno {
-        EPERM | ENOSPC | EUSERS => Error::Os {
-            operation: "make the container's process in its namespaces".into(),
-            subject: "(are user namespaces allowed? see /proc/sys/user/max_user_namespaces)".into(),
+        EPERM | ENOSPC | EUSERS => Error::os(
+            "make the container's process in its namespaces",
+            &"(are user namespaces allowed? see /proc/sys/user/max_user_namespaces)",
             errno,
-        },
-        EDEADLK => Error::Setup("the runtime must run in a process without threads".into()),
-        errno => Error::Os {
-            operation: "make".into(),
-            subject: "the container's process".into(),
-            errno,
-        },
+        ),
+        EDEADLK => Error::Setup("the runtime must run in a process without threads".into()).into(),
+        errno => Error::os("make", &"the container's process", errno),
     }
 }
 
@@ -225,10 +221,10 @@ fn sibling(first: Pid, channel: &Channel) -> Result<(Pid, Option<OwnedFd>)> {
     }
 }
 
-fn failure(message: Message) -> Error {
+fn failure(message: Message) -> Box<Error> {
     match message {
         Message::Failed(error) => error,
-        _ => Error::InitDied,
+        _ => Error::InitDied.into(),
     }
 }
 

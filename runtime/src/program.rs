@@ -81,15 +81,15 @@ pub(crate) fn find(args: &[CString], env: &[CString]) -> Result<Program> {
 }
 
 /// Docker looks for "permission denied" in these letters, and ends with 126 then.
-fn denied(program: &str, errno: Errno) -> Error {
+fn denied(program: &str, errno: Errno) -> Box<Error> {
     not_executable(program, errno.desc().to_lowercase())
 }
 
-fn not_executable(program: &str, why: impl Into<String>) -> Error {
-    Error::ProgramNotExecutable {
+fn not_executable(program: &str, why: impl Into<String>) -> Box<Error> {
+    Box::new(Error::ProgramNotExecutable {
         program: program.to_owned(),
         why: why.into(),
-    }
+    })
 }
 
 fn search(name: &[u8], env: &[CString], shown: &str) -> Result<PathBuf> {
@@ -97,11 +97,13 @@ fn search(name: &[u8], env: &[CString], shown: &str) -> Result<PathBuf> {
     for candidate in candidates(name, env) {
         match open(&candidate, Vec::new(), shown) {
             Ok(_) => return Ok(candidate),
-            Err(error @ Error::ProgramNotExecutable { .. }) => denied = denied.or(Some(error)),
+            Err(error) if matches!(*error, Error::ProgramNotExecutable { .. }) => {
+                denied = denied.or(Some(error));
+            }
             Err(_) => {}
         }
     }
-    Err(denied.unwrap_or_else(|| Error::ProgramNotFound(shown.to_owned())))
+    Err(denied.unwrap_or_else(|| Error::ProgramNotFound(shown.to_owned()).into()))
 }
 
 /// Where a program of this name may be: the name itself when it is a path, or in each directory of the environment's PATH.
@@ -123,7 +125,7 @@ fn candidates<'a>(name: &'a [u8], env: &'a [CString]) -> impl Iterator<Item = Pa
 /// Follows links by hand, so that the last step is never one.
 fn open(path: &Path, args: Vec<CString>, shown: &str) -> Result<Program> {
     let missing = |errno: Errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => Error::ProgramNotFound(shown.to_owned()),
+        Errno::ENOENT | Errno::ENOTDIR => Error::ProgramNotFound(shown.to_owned()).into(),
         errno => denied(shown, errno),
     };
     let asked = path;
@@ -352,16 +354,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plain"), "x").unwrap();
         let env = [c(&format!("PATH={}:/bin", dir.path().display()))];
-        assert!(matches!(find(&[c("nope")], &env), Err(Error::ProgramNotFound(_))));
-        assert!(matches!(find(&[c("")], &env), Err(Error::ProgramNotFound(_))));
-        assert!(matches!(
-            find(&[c("plain")], &env),
-            Err(Error::ProgramNotExecutable { .. })
-        ));
-        assert!(matches!(
-            find(&[c("/bin/")], &env),
-            Err(Error::ProgramNotExecutable { .. })
-        ));
+        let error = |program: &str| *find(&[c(program)], &env).unwrap_err();
+        assert!(matches!(error("nope"), Error::ProgramNotFound(_)));
+        assert!(matches!(error(""), Error::ProgramNotFound(_)));
+        assert!(matches!(error("plain"), Error::ProgramNotExecutable { .. }));
+        assert!(matches!(error("/bin/"), Error::ProgramNotExecutable { .. }));
         assert!(find(&[c("sh")], &env).is_ok());
     }
 

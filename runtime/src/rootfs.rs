@@ -282,7 +282,7 @@ fn set_option(fs: &OwnedFd, key: &str, value: &str, held: &mut Vec<OwnedFd>) -> 
 }
 
 /// The kernel says more than an errno through the file system's descriptor. fsopen(2)
-fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Error {
+fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Box<Error> {
     let mut bytes = [0; 256];
     let said = nix::unistd::read(fs, &mut bytes).unwrap_or(0);
     let said = String::from_utf8_lossy(&bytes[..said]);
@@ -296,11 +296,11 @@ fn fs_error(fs: &OwnedFd, kind: &str, key: &str, errno: Errno) -> Error {
     } else {
         format!(" with option {key}")
     };
-    Error::Os {
-        operation: "mount a file system of type".to_owned(),
-        subject: format!("{kind}{option}{}", said.unwrap_or_default()),
+    Error::os(
+        "mount a file system of type",
+        &format_args!("{kind}{option}{}", said.unwrap_or_default()),
         errno,
-    }
+    )
 }
 
 impl Sources {
@@ -409,15 +409,9 @@ fn bind_from_host(mount: &MountPlan, path: &Path) -> Result<OwnedFd> {
 
 /// What the kernel does not give to a user namespace is bound from the host, as runc and crun do: only file systems that show the same
 /// there.
-fn fallback(mount: &MountPlan, plan: &Plan, error: Error) -> Result<OwnedFd> {
+fn fallback(mount: &MountPlan, plan: &Plan, error: Box<Error>) -> Result<OwnedFd> {
     use crate::plan::namespaces_bits::{NETWORK, PID, USER};
-    let denied = matches!(
-        error,
-        Error::Os {
-            errno: Errno::EPERM | Errno::EBUSY,
-            ..
-        }
-    );
+    let denied = matches!(error.errno(), Some(Errno::EPERM | Errno::EBUSY));
     let host_path = match &mount.source {
         _ if !denied || !plan.namespaces.has(USER) => return Err(error),
         MountSource::Cgroup => "/sys/fs/cgroup",

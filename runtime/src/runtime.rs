@@ -294,14 +294,18 @@ impl Runtime {
                 operation: "start",
                 id: id.to_string(),
                 status,
-            });
+            }
+            .into());
         }
         let has_hooks = record.is_some_and(|record| record.hooks);
         let started = open_gate(&dir, id).and_then(|()| match has_hooks {
             true => self.poststart(id, &dir.load_config()?),
             false => Ok(()),
         });
-        if matches!(started, Err(Error::Hook { .. })) {
+        if started
+            .as_ref()
+            .is_err_and(|error| matches!(**error, Error::Hook { .. }))
+        {
             // The first error is the one to tell; what stays behind `delete --force` removes.
             drop(self.delete(id, true));
         }
@@ -361,7 +365,8 @@ impl Runtime {
                 operation: "kill",
                 id: id.to_string(),
                 status,
-            });
+            }
+            .into());
         }
         match watch(&record)? {
             Some(pidfd) => {
@@ -371,7 +376,8 @@ impl Runtime {
                 operation: "kill",
                 id: id.to_string(),
                 status: Status::Stopped,
-            }),
+            }
+            .into()),
         }
     }
 
@@ -393,7 +399,7 @@ impl Runtime {
             return if force {
                 Ok(())
             } else {
-                Err(Error::NotFound(id.to_string()))
+                Err(Error::NotFound(id.to_string()).into())
             };
         };
         let record = deletable(&dir, id, force)?;
@@ -454,10 +460,12 @@ impl Runtime {
         let dir = self.dir(id);
         let record = dir.load(id)?;
         let status = dir.status(record.as_ref());
-        let wrong = |status| Error::WrongStatus {
-            operation: "exec in",
-            id: id.to_string(),
-            status,
+        let wrong = |status| {
+            Box::new(Error::WrongStatus {
+                operation: "exec in",
+                id: id.to_string(),
+                status,
+            })
         };
         let Some(record) = record.filter(|_| match status {
             Status::Created | Status::Running => true,
@@ -503,7 +511,8 @@ impl Runtime {
                 return Err(Error::Usage(format!(
                     "container {id} has no cgroup, so there is no {} in it",
                     sub.display()
-                )));
+                ))
+                .into());
             }
         };
         give_back_code();
@@ -544,9 +553,7 @@ impl Runtime {
         };
         let mut launched = match launch(&around, cgroup.as_ref(), &outside, &inside) {
             // The container has moved its processes below and turned controllers on: none may be at its top any more.
-            Err(Error::Os {
-                errno: Errno::EBUSY, ..
-            }) if options.cgroup.is_none() => {
+            Err(error) if options.cgroup.is_none() && error.errno() == Some(Errno::EBUSY) => {
                 let own = cgroup::of_process(record.pid)?;
                 launch(&around, Some(&own), &outside, &inside)?
             }
@@ -815,7 +822,8 @@ fn deletable(dir: &StateDir, id: &ContainerId, force: bool) -> Result<Record> {
             operation: "delete",
             id: id.to_string(),
             status,
-        });
+        }
+        .into());
     }
     Ok(record.unwrap_or_default())
 }
@@ -844,7 +852,8 @@ fn kill_and_wait(id: &ContainerId, record: &Record) -> Result<()> {
     if ended == 0 {
         return Err(Error::Setup(format!(
             "container {id} has not ended 10 s after SIGKILL: it is stuck in the kernel"
-        )));
+        ))
+        .into());
     }
     // Ours to reap when we made it; otherwise its parent's.
     nix::sys::wait::waitpid(

@@ -94,7 +94,7 @@ impl StateDir {
         self.make(id)?;
         // Somebody may have thought the new directory to be what a killed runtime left.
         self.lock(id, || Ok(()))?
-            .ok_or_else(|| Error::Setup(format!("container {id} was deleted while it was created")))
+            .ok_or_else(|| Error::Setup(format!("container {id} was deleted while it was created")).into())
     }
 
     fn make(&self, id: &ContainerId) -> Result<()> {
@@ -108,12 +108,8 @@ impl StateDir {
             result => result,
         }
         .map_err(|errno| match errno {
-            Errno::EEXIST => Error::Exists(id.to_string()),
-            errno => Error::Os {
-                operation: "make the state directory".into(),
-                subject: self.path.display().to_string(),
-                errno,
-            },
+            Errno::EEXIST => Error::Exists(id.to_string()).into(),
+            errno => Error::os("make the state directory", &self.path.display(), errno),
         })
     }
 
@@ -142,7 +138,7 @@ impl StateDir {
         }
         Err(Error::Setup(format!(
             "container {id} is being created or deleted by another process for more than 10 s: is a hook stuck?"
-        )))
+        )).into())
     }
 
     pub fn exists(&self) -> bool {
@@ -194,15 +190,18 @@ impl StateDir {
     pub fn load(&self, id: &ContainerId) -> Result<Option<Record>> {
         let file = self.path.join("state.json");
         match std::fs::read(&file) {
-            Ok(bytes) => Record::parse(&bytes).map(Some).map_err(|source| Error::Json {
-                path: file.display().to_string(),
-                source,
+            Ok(bytes) => Record::parse(&bytes).map(Some).map_err(|source| {
+                Error::Json {
+                    path: file.display().to_string(),
+                    source,
+                }
+                .into()
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if self.exists() {
                     Ok(None)
                 } else {
-                    Err(Error::NotFound(id.to_string()))
+                    Err(Error::NotFound(id.to_string()).into())
                 }
             }
             Err(error) => Err(error).os("read", file.display()),
@@ -218,9 +217,12 @@ impl StateDir {
     pub fn load_config(&self) -> Result<Spec> {
         let file = self.path.join("config.json");
         let bytes = std::fs::read(&file).os("read", file.display())?;
-        Spec::from_json(&bytes).map_err(|source| Error::Json {
-            path: file.display().to_string(),
-            source,
+        Spec::from_json(&bytes).map_err(|source| {
+            Error::Json {
+                path: file.display().to_string(),
+                source,
+            }
+            .into()
         })
     }
 
@@ -413,10 +415,10 @@ mod tests {
         let id = ContainerId::new("x").unwrap();
         let dir = StateDir::new(&root.path().join("made/as/needed"), &id);
         let lock = dir.create(&id).unwrap();
-        assert!(matches!(dir.create(&id), Err(Error::Exists(_))));
+        assert!(matches!(*dir.create(&id).unwrap_err(), Error::Exists(_)));
         drop(lock);
         assert!(dir.load(&id).unwrap().is_none());
         dir.remove().unwrap();
-        assert!(matches!(dir.load(&id), Err(Error::NotFound(_))));
+        assert!(matches!(*dir.load(&id).unwrap_err(), Error::NotFound(_)));
     }
 }

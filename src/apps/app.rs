@@ -11,7 +11,7 @@ use punnet_apps::plan::{Found, Step, pause_ms};
 
 use super::{LABEL_APP, LABEL_SPEC, Orders, spec_of};
 use crate::container::Folders;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 use crate::verbs::{containers, images};
 
@@ -81,7 +81,7 @@ impl Tracked {
     }
 
     /// Looks at the container; an error is one that stands in the way.
-    pub fn look(&mut self, roots: &Roots) -> Result<(), CliError> {
+    pub fn look(&mut self, roots: &Roots) -> Result<()> {
         self.process = None;
         self.found = Found::Absent;
         let folders = Folders::of(roots, &self.name)?;
@@ -94,7 +94,7 @@ impl Tracked {
             return Ok(());
         };
         if meta.labels.get(LABEL_APP) != Some(&self.name) {
-            return Err(CliError::NameTaken(self.name.clone()));
+            return Err(CliError::NameTaken(self.name.clone()).into());
         }
         self.same = self.wanted.as_ref().is_some_and(|app| {
             let image = images::store(roots)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use punnet_apps::{App, FILE_BYTES_MAX, order_errors};
 
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 
 /// Most files: more apps than a board of this class can run.
 const FILES_MAX: usize = 64;
@@ -22,7 +22,7 @@ pub struct Files {
 }
 
 /// Reads all of them; a folder that is not there has none.
-pub fn read_files(folder: &Path) -> Result<Files, CliError> {
+pub fn read_files(folder: &Path) -> Result<Files> {
     let mut paths = Vec::new();
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -48,7 +48,8 @@ pub fn read_files(folder: &Path) -> Result<Files, CliError> {
         return Err(CliError::Usage(format!(
             "{} has more than {FILES_MAX} app files",
             folder.display()
-        )));
+        ))
+        .into());
     }
     let mut all: Vec<Read> = paths.iter().map(|path| read(path)).collect();
     check_order(&mut all, &paths);

@@ -12,7 +12,7 @@ use punnet_apps::plan::Step;
 
 use super::Orders;
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::Result;
 use crate::roots::Roots;
 
 /// As shells count: 128 + the signal that ended it.
@@ -31,7 +31,7 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// Starts a command of our own binary; what it complains of goes to a file.
-pub fn job(roots: &Roots, orders: &Orders, app: &str, words: &[String]) -> Result<Child, CliError> {
+pub fn job(roots: &Roots, orders: &Orders, app: &str, words: &[String]) -> Result<Child> {
     let path = orders.path(app, "job");
     let complaint = File::create(&path).map_err(file("cannot write", &path))?;
     let exe = Path::new("/proc/self/exe");

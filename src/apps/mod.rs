@@ -33,10 +33,6 @@ pub fn spec_of(app: &punnet_apps::App) -> String {
 }
 
 /// An error of the system, with what was tried.
-fn system(operation: &'static str) -> impl FnOnce(nix::errno::Errno) -> CliError {
-    move |errno| CliError::File {
-        what: "cannot",
-        path: operation.into(),
-        source: errno.into(),
-    }
+fn system(operation: &'static str) -> impl FnOnce(nix::errno::Errno) -> Box<CliError> {
+    move |errno| CliError::file("cannot", operation.as_ref(), errno.into())
 }

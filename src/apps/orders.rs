@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// What a person wants of an app, against its file.
@@ -30,7 +30,7 @@ pub struct Orders {
 
 impl Orders {
     /// Below the run root.
-    pub fn of(roots: &Roots) -> Result<Self, CliError> {
+    pub fn of(roots: &Roots) -> Result<Self> {
         Ok(Self {
             folder: roots.run()?.join("apps"),
         })
@@ -42,7 +42,7 @@ impl Orders {
     }
 
     /// Makes this process the only one that serves.
-    pub fn lock(&self) -> Result<Flock<File>, CliError> {
+    pub fn lock(&self) -> Result<Flock<File>> {
         fs::create_dir_all(&self.folder).map_err(file("cannot create", &self.folder))?;
         let path = self.folder.join("lock");
         let opened = OpenOptions::new()
@@ -54,7 +54,9 @@ impl Orders {
         let opened = opened.map_err(file("cannot open", &path))?;
         let mut lock =
             Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => CliError::Usage("another `punnet apps serve` runs already".into()),
+                Errno::EWOULDBLOCK => {
+                    CliError::Usage("another `punnet apps serve` runs already".into()).into()
+                }
                 errno => file("cannot lock", &path)(errno.into()),
             })?;
         let mut write = || {
@@ -75,12 +77,12 @@ impl Orders {
     }
 
     /// Makes the server look at files and orders.
-    pub fn tell(&self) -> Result<(), CliError> {
+    pub fn tell(&self) -> Result<()> {
         let nobody = || {
-            CliError::Usage(
+            Box::new(CliError::Usage(
                 "nobody serves the apps of this board: `systemctl start punnet-apps`, or `punnet apps serve`; `punnet install` starts it at boot"
                     .into(),
-            )
+            ))
         };
         let server = self.server().ok_or_else(nobody)?;
         kill(server, Signal::SIGHUP)
@@ -88,7 +90,7 @@ impl Orders {
     }
 
     /// Leaves an order.
-    pub fn give(&self, app: &str, order: Order) -> Result<(), CliError> {
+    pub fn give(&self, app: &str, order: Order) -> Result<()> {
         let path = self.path(app, "order");
         let word = match order {
             Order::Stop => "stop",

@@ -23,7 +23,7 @@ use super::app::Tracked;
 use super::job::{exit_code, has_ended, job, say, verb};
 use super::{LABEL_APP, LABEL_SPEC, Order, Orders, read_files, spec_of, system};
 use crate::container::{Folders, unix_ms};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// Between two looks at the size of the logs: a container that writes a megabyte a second stays within some megabytes of RAM.
@@ -32,7 +32,7 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 const ORPHANS_KEPT: usize = 32;
 
 /// Serves until SIGTERM or SIGINT, then stops all containers.
-pub fn serve(roots: &Roots, folder: &Path) -> Result<ExitCode, CliError> {
+pub fn serve(roots: &Roots, folder: &Path) -> Result<ExitCode> {
     let orders = Orders::of(roots)?;
     let _lock = orders.lock()?;
     prctl::set_child_subreaper(true).map_err(system("become a subreaper"))?;
@@ -99,7 +99,7 @@ impl Supervisor {
     }
 
     /// Reads files and orders, looks at the containers. What is as before is not touched.
-    fn reload(&mut self) -> Result<(), CliError> {
+    fn reload(&mut self) -> Result<()> {
         let files = read_files(&self.folder)?;
         let before: Vec<_> = self
             .apps

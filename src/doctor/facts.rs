@@ -10,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access, geteuid};
 use punnet_runtime::{ControllerFacts, probe};
 
-use crate::error::CliError;
+use crate::error::Result;
 use crate::id_ranges;
 use crate::roots::Roots;
 
@@ -128,7 +128,7 @@ impl Default for Facts {
 
 impl Facts {
     /// Reads them on this machine.
-    pub fn read(roots: &Roots) -> Result<Self, CliError> {
+    pub fn read(roots: &Roots) -> Result<Self> {
         let name = nix::sys::utsname::uname().ok();
         let text = |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
         let release = text(name.as_ref().map(|name| name.release()));

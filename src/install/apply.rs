@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::{LINES_BEGIN, LINES_END, RECORD, Step, inside};
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::Result;
 
 /// Takes the steps below `root`, or only tells them. Says each; true when something was changed.
-pub fn apply(steps: &[Step], root: &Path, dry: bool) -> Result<bool, CliError> {
+pub fn apply(steps: &[Step], root: &Path, dry: bool) -> Result<bool> {
     let mut record = read_record(root)?;
     let before = record.len();
     let mut changed = false;
@@ -26,7 +26,7 @@ pub fn apply(steps: &[Step], root: &Path, dry: bool) -> Result<bool, CliError> {
     Ok(changed)
 }
 
-fn take(step: &Step, root: &Path, dry: bool, record: &mut BTreeSet<String>) -> Result<bool, CliError> {
+fn take(step: &Step, root: &Path, dry: bool, record: &mut BTreeSet<String>) -> Result<bool> {
     let (kind, path) = match step {
         Step::Folder(path) => ("folder", path),
         Step::File(path, ..) | Step::Copy(_, path) => ("file", path),
@@ -80,7 +80,7 @@ fn take(step: &Step, root: &Path, dry: bool, record: &mut BTreeSet<String>) -> R
 }
 
 /// Takes back everything recorded below `root`, and says so; false when nothing was.
-pub fn undo(root: &Path, dry: bool) -> Result<bool, CliError> {
+pub fn undo(root: &Path, dry: bool) -> Result<bool> {
     let record = read_record(root)?;
     // Files and links before the folders they are in.
     for entry in record.iter().rev() {
@@ -118,7 +118,7 @@ pub fn undo(root: &Path, dry: bool) -> Result<bool, CliError> {
 }
 
 /// Removes a folder with everything in it, and says so.
-pub fn remove(root: &Path, path: &str, dry: bool) -> Result<(), CliError> {
+pub fn remove(root: &Path, path: &str, dry: bool) -> Result<()> {
     let place = inside(root, path);
     if fs::symlink_metadata(&place).is_err() {
         return Ok(());
@@ -137,7 +137,7 @@ fn say(what: &str, entry: &str) {
     println!("{what}: {entry}");
 }
 
-fn read_record(root: &Path) -> Result<BTreeSet<String>, CliError> {
+fn read_record(root: &Path) -> Result<BTreeSet<String>> {
     let path = inside(root, RECORD);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
@@ -165,13 +165,13 @@ fn with_lines(old: &str, lines: &str) -> String {
     }
 }
 
-fn make_parent(path: &Path) -> Result<(), CliError> {
+fn make_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(file("cannot create", parent))
 }
 
 /// Whole or not at all: init must not find half a unit, nor a running program half overwritten.
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CliError> {
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     make_parent(path)?;
     let mut name = path.as_os_str().to_owned();
     name.push(".punnet-new");
@@ -185,7 +185,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CliError> {
     write().map_err(file("cannot write", path))
 }
 
-fn remove_file(path: &Path) -> Result<(), CliError> {
+fn remove_file(path: &Path) -> Result<()> {
     absent_is_fine(fs::remove_file(path)).map_err(file("cannot remove", path))
 }
 

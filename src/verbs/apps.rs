@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{ANY, Given, JSON, Verb, Words, containers, valued};
 use crate::apps::{LABEL_APP, Order, Orders, read_files, serve};
 use crate::container::Folders;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::install::APPS;
 use crate::roots::Roots;
 
@@ -35,7 +35,7 @@ pub const APPS_VERB: Verb = Verb {
     act: apps,
 };
 
-fn apps(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn apps(roots: &Roots, given: Given) -> Result<ExitCode> {
     let words = given.texts(0)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let folder = Path::new(given.one("folder").unwrap_or(APPS));
@@ -49,14 +49,11 @@ fn apps(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         ["restart", ref names @ ..] if !names.is_empty() => {
             order(roots, folder, names, &[Order::Stop, Order::Start])
         }
-        _ => Err(CliError::Usage(format!(
-            "punnet apps wants: {}",
-            APPS_VERB.synopsis
-        ))),
+        _ => Err(CliError::Usage(format!("punnet apps wants: {}", APPS_VERB.synopsis)).into()),
     }
 }
 
-fn check(folder: &Path) -> Result<ExitCode, CliError> {
+fn check(folder: &Path) -> Result<ExitCode> {
     let files = read_files(folder)?;
     let mut failed = 0;
     for (name, read) in &files.all {
@@ -82,7 +79,7 @@ struct Row {
     error: Option<String>,
 }
 
-fn status(roots: &Roots, folder: &Path, json: bool) -> Result<ExitCode, CliError> {
+fn status(roots: &Roots, folder: &Path, json: bool) -> Result<ExitCode> {
     let orders = Orders::of(roots)?;
     let served = orders.server().is_some();
     let rows = rows(roots, folder, &orders)?;
@@ -113,7 +110,7 @@ fn status(roots: &Roots, folder: &Path, json: bool) -> Result<ExitCode, CliError
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(roots: &Roots, folder: &Path, orders: &Orders) -> Result<Vec<Row>, CliError> {
+fn rows(roots: &Roots, folder: &Path, orders: &Orders) -> Result<Vec<Row>> {
     let runtime = containers::runtime(roots)?;
     let mut rows = Vec::new();
     for (name, read) in read_files(folder)?.all {
@@ -155,13 +152,13 @@ fn rows(roots: &Roots, folder: &Path, orders: &Orders) -> Result<Vec<Row>, CliEr
 }
 
 /// Leaves orders and waits until they are obeyed.
-fn order(roots: &Roots, folder: &Path, names: &[&str], wanted: &[Order]) -> Result<ExitCode, CliError> {
+fn order(roots: &Roots, folder: &Path, names: &[&str], wanted: &[Order]) -> Result<ExitCode> {
     let orders = Orders::of(roots)?;
     let files = read_files(folder)?;
     for name in names {
         match files.all.iter().find(|(known, _)| known == name) {
-            None => return Err(CliError::NoApp((*name).into(), folder.into())),
-            Some((_, Err(error))) => return Err(CliError::Usage(error.clone())),
+            None => return Err(CliError::NoApp((*name).into(), folder.into()).into()),
+            Some((_, Err(error))) => return Err(CliError::Usage(error.clone()).into()),
             Some((_, Ok(_))) => {}
         }
     }
@@ -181,7 +178,7 @@ fn order(roots: &Roots, folder: &Path, names: &[&str], wanted: &[Order]) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn wait(roots: &Roots, orders: &Orders, name: &str, order: Order) -> Result<(), CliError> {
+fn wait(roots: &Roots, orders: &Orders, name: &str, order: Order) -> Result<()> {
     let runtime = containers::runtime(roots)?;
     let folders = Folders::of(roots, name)?;
     let stop_s = folders.meta().map_or(0, |meta| meta.stop_timeout_s);
@@ -197,7 +194,7 @@ fn wait(roots: &Roots, orders: &Orders, name: &str, order: Order) -> Result<(), 
             Order::Start if runs || ran => return Ok(()),
             Order::Start if taken && began.elapsed() > POLL && orders.error(name).is_some() => {
                 let error = orders.error(name).unwrap_or_default();
-                return Err(CliError::AppFailed(name.into(), error));
+                return Err(CliError::AppFailed(name.into(), error).into());
             }
             _ => std::thread::sleep(POLL),
         }
@@ -205,5 +202,5 @@ fn wait(roots: &Roots, orders: &Orders, name: &str, order: Order) -> Result<(), 
     let error = orders
         .error(name)
         .unwrap_or_else(|| "it takes longer than it may".into());
-    Err(CliError::AppFailed(name.into(), error))
+    Err(CliError::AppFailed(name.into(), error).into())
 }

@@ -12,7 +12,7 @@ use super::images::{format_of, platform_option, print_json, rows, store};
 use super::progress::{Shape, Shown};
 use super::{ANY, Given, JSON, Verb, Words, flag, valued};
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// `punnet load [PATH]`
@@ -66,7 +66,7 @@ pub const SAVE: Verb = Verb {
 /// Standard input or output, on the command line.
 const STREAM: &str = "-";
 
-fn load(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn load(roots: &Roots, given: Given) -> Result<ExitCode> {
     let store = store(roots)?;
     let path = given
         .one("input")
@@ -82,7 +82,8 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         return Err(CliError::Usage(format!(
             "{} holds several images: say which with --name",
             source.path().display()
-        )));
+        ))
+        .into());
     }
     for name in &wanted {
         let mut shown = Shown::new(Shape::choose(given.has("json"), !std::io::stderr().is_terminal()));
@@ -127,14 +128,15 @@ fn names(source: &Source) -> Vec<Option<String>> {
 }
 
 /// A file or directory where it lies; anything else is put on the disk of the store first.
-fn open(roots: &Roots, path: &str) -> Result<Source, CliError> {
-    let stream = || Source::from_stream(std::io::stdin().lock(), &spool(roots)?).map_err(CliError::from);
+fn open(roots: &Roots, path: &str) -> Result<Source> {
+    let stream = || Ok(Source::from_stream(std::io::stdin().lock(), &spool(roots)?)?);
     if path == STREAM {
         let stdin = Path::new("/dev/stdin");
         if std::io::stdin().is_terminal() {
             return Err(CliError::Usage(
                 "nothing to load: give a PATH, or an archive on standard input".into(),
-            ));
+            )
+            .into());
         }
         // `punnet load <FILE` needs no copy.
         return match stdin.metadata() {
@@ -145,7 +147,7 @@ fn open(roots: &Roots, path: &str) -> Result<Source, CliError> {
     open_file(roots, Path::new(path))
 }
 
-fn open_file(roots: &Roots, path: &Path) -> Result<Source, CliError> {
+fn open_file(roots: &Roots, path: &Path) -> Result<Source> {
     if path.is_file() {
         let mut opened = std::fs::File::open(path).map_err(file("cannot open", path))?;
         let mut magic = [0; 2];
@@ -158,16 +160,17 @@ fn open_file(roots: &Roots, path: &Path) -> Result<Source, CliError> {
 }
 
 /// Where streams are put: the disk that the image goes to as well.
-fn spool(roots: &Roots) -> Result<PathBuf, CliError> {
+fn spool(roots: &Roots) -> Result<PathBuf> {
     Ok(roots.data()?.join("store"))
 }
 
-fn save(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn save(roots: &Roots, given: Given) -> Result<ExitCode> {
     let output = given.one("output").unwrap_or(STREAM);
     if output == STREAM && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
             "an archive is not for a terminal: give --output PATH, or send it on with a pipe".into(),
-        ));
+        )
+        .into());
     }
     let store = store(roots)?;
     let mut images = Vec::new();

@@ -12,7 +12,7 @@ use punnet_images::export::{self, Format};
 use punnet_images::{Blobs, Error, ImportOptions, Platform, Reference, Source, Store, platform};
 
 use super::{Given, JSON, Verb, Words, containers, flag, images, registry, valued};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 use step::Hands;
 use work::Work;
@@ -81,7 +81,7 @@ pub const BUILD: Verb = Verb {
     act: build,
 };
 
-fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn build(roots: &Roots, given: Given) -> Result<ExitCode> {
     let options = options(&given)?;
     let output = given.one("output").map(output).transpose()?;
     if options.platforms.len() > 1
@@ -89,9 +89,7 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
             .as_ref()
             .is_some_and(|(format, _)| *format == Format::DockerArchive)
     {
-        return Err(CliError::Usage(
-            "a docker-archive has room for one platform".into(),
-        ));
+        return Err(CliError::Usage("a docker-archive has room for one platform".into()).into());
     }
     let own = |wanted: &Platform| {
         let fit = platform::host().fit(wanted, platform::host_runs_32bit_arm());
@@ -133,17 +131,19 @@ fn platform_row(manifest: &punnet_images::oci::Descriptor) -> serde_json::Value 
     serde_json::json!({ "platform": platform, "manifest": manifest.digest })
 }
 
-fn options(given: &Given) -> Result<BuildOptions, CliError> {
+fn options(given: &Given) -> Result<BuildOptions> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let bad_epoch = || CliError::Usage("SOURCE_DATE_EPOCH is not a number of seconds".into());
+    let bad_epoch = || {
+        Box::new(CliError::Usage(
+            "SOURCE_DATE_EPOCH is not a number of seconds".into(),
+        ))
+    };
     let platforms = given.all("platform").flat_map(|list| list.split(','));
     let is_offline = match given.one("network") {
         None | Some("host") => false,
         Some("none") => true,
         Some(other) => {
-            return Err(CliError::Usage(format!(
-                "--network takes host or none, not {other:?}"
-            )));
+            return Err(CliError::Usage(format!("--network takes host or none, not {other:?}")).into());
         }
     };
     Ok(BuildOptions {
@@ -153,7 +153,7 @@ fn options(given: &Given) -> Result<BuildOptions, CliError> {
         labels: images::pairs(given, "label")?,
         platforms: platforms
             .map(|text| Ok(text.trim().parse::<Platform>()?))
-            .collect::<Result<_, CliError>>()?,
+            .collect::<Result<_>>()?,
         target: given.one("target").map(str::to_owned),
         reference: given.one("tag").map(str::parse::<Reference>).transpose()?,
         source_date_epoch: epoch
@@ -164,20 +164,21 @@ fn options(given: &Given) -> Result<BuildOptions, CliError> {
     })
 }
 
-fn build_arg(text: &str) -> Result<(String, String), CliError> {
+fn build_arg(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match std::env::var(text) {
             Ok(value) => Ok((text.to_owned(), value)),
             Err(_) => Err(CliError::Usage(format!(
                 "--build-arg {text} has no value, and the environment has none either"
-            ))),
+            ))
+            .into()),
         },
     }
 }
 
 /// `PATH`, or Docker's `type=oci,dest=PATH`.
-fn output(text: &str) -> Result<(Format, PathBuf), CliError> {
+fn output(text: &str) -> Result<(Format, PathBuf)> {
     if !text.starts_with("type=") {
         let format = if text.ends_with('/') {
             Format::OciDir
@@ -194,17 +195,17 @@ fn output(text: &str) -> Result<(Format, PathBuf), CliError> {
             Some(("dest", dest)) if !dest.is_empty() => path = Some(PathBuf::from(dest)),
             _ => {
                 let why = format!("--output takes PATH or type=oci|docker,dest=PATH, not {pair:?}");
-                return Err(CliError::Usage(why));
+                return Err(CliError::Usage(why).into());
             }
         }
     }
     format
         .zip(path)
-        .ok_or_else(|| CliError::Usage("--output type=... needs dest=PATH".into()))
+        .ok_or_else(|| CliError::Usage("--output type=... needs dest=PATH".into()).into())
 }
 
 /// Takes the image for this board in. One for another board may be stored as well: it is only running it that needs the CPU.
-fn keep(store: &Store, source: &Source, built: &Built, options: &BuildOptions) -> Result<(), CliError> {
+fn keep(store: &Store, source: &Source, built: &Built, options: &BuildOptions) -> Result<()> {
     let wanted = match options.platforms.as_slice() {
         [one] => one.clone(),
         _ => platform::host(),
@@ -218,7 +219,7 @@ fn keep(store: &Store, source: &Source, built: &Built, options: &BuildOptions) -
         progress: &mut |_| {},
     };
     match store.import(source, &mut import) {
-        Err(Error::WrongPlatform(_)) if built.manifests.len() > 1 => {
+        Err(error) if matches!(*error, Error::WrongPlatform(_)) && built.manifests.len() > 1 => {
             eprintln!("punnet: none of the images is for this board ({wanted}): the store has got none");
             Ok(())
         }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::options::{duration_s, signal_number, size_bytes};
 use super::{ANY, Given, JSON, Verb, Words, flag, layer, sign, valued};
 use crate::container::{Folders, Meta, file, unix_ms};
-use crate::error::{CliError, print_chain};
+use crate::error::{CliError, Result, print_chain};
 use crate::roots::Roots;
 
 /// Pause between two looks at a container that is ending, or at a log that may grow.
@@ -42,7 +42,7 @@ pub const START: Verb = Verb {
         for_each(roots, &given, |roots, folders| {
             sign::check_container(roots, &folders.meta()?, vouched)
                 .and_then(|()| start(roots, folders).map_err(layer::with_remedy))
-                .map_err(|e| CliError::Engine(e.into()))
+                .map_err(|error| CliError::Engine(error).into())
         })
     },
 };
@@ -140,19 +140,19 @@ pub const LOGS: Verb = Verb {
 };
 
 /// The runtime over this run root.
-pub fn runtime(roots: &Roots) -> Result<Runtime, CliError> {
+pub fn runtime(roots: &Roots) -> Result<Runtime> {
     Ok(Runtime::new(roots.run()?.join("oci")))
 }
 
 /// A container's name as the runtime takes it.
-pub fn id(folders: &Folders) -> Result<ContainerId, CliError> {
+pub fn id(folders: &Folders) -> Result<ContainerId> {
     Ok(ContainerId::new(&folders.name)?)
 }
 
 /// Where a container is in its life; `None` when the runtime has never seen it, or a reboot has ended it.
-pub fn status(runtime: &Runtime, folders: &Folders) -> Result<Option<punnet_spec::State>, CliError> {
+pub fn status(runtime: &Runtime, folders: &Folders) -> Result<Option<punnet_spec::State>> {
     match runtime.state(&id(folders)?) {
-        Err(punnet_runtime::Error::NotFound(_)) => Ok(None),
+        Err(error) if matches!(*error, punnet_runtime::Error::NotFound(_)) => Ok(None),
         other => Ok(Some(other?)),
     }
 }
@@ -163,9 +163,9 @@ pub fn runs(status: Status) -> bool {
 }
 
 /// Makes way for a new start: what has ended is forgotten, what runs is an error.
-pub fn clear_ended(runtime: &Runtime, folders: &Folders) -> Result<(), CliError> {
+pub fn clear_ended(runtime: &Runtime, folders: &Folders) -> Result<()> {
     match status(runtime, folders)?.map(|state| state.status) {
-        Some(status) if runs(status) => Err(CliError::Running(folders.name.clone())),
+        Some(status) if runs(status) => Err(CliError::Running(folders.name.clone()).into()),
         // Created or creating: somebody was killed on the way.
         Some(_) => Ok(runtime.delete(&id(folders)?, true)?),
         None => Ok(()),
@@ -173,12 +173,12 @@ pub fn clear_ended(runtime: &Runtime, folders: &Folders) -> Result<(), CliError>
 }
 
 /// What a container for another CPU takes: the process may be executed anew for it, if it was not before.
-pub fn out_of_reach_if(is_emulated: bool) -> Result<Option<OutOfReach>, CliError> {
+pub fn out_of_reach_if(is_emulated: bool) -> Result<Option<OutOfReach>> {
     Ok(is_emulated.then(punnet_runtime::guard_own_file).transpose()?)
 }
 
 /// Creates the container's process and lets it run, its output going to the log.
-pub fn start(roots: &Roots, folders: &Folders) -> Result<(), CliError> {
+pub fn start(roots: &Roots, folders: &Folders) -> Result<()> {
     let runtime = runtime(roots)?;
     let is_emulated = folders.meta()?.is_emulated;
     clear_ended(&runtime, folders)?;
@@ -207,10 +207,11 @@ pub fn start(roots: &Roots, folders: &Folders) -> Result<(), CliError> {
 }
 
 /// Ends a container's process; one that does not run is fine.
-pub fn stop(roots: &Roots, folders: &Folders, timeout_s: Option<u64>) -> Result<(), CliError> {
+pub fn stop(roots: &Roots, folders: &Folders, timeout_s: Option<u64>) -> Result<()> {
     let runtime = runtime(roots)?;
     let meta = folders.meta()?;
-    let running = || Ok::<_, CliError>(status(&runtime, folders)?.is_some_and(|state| runs(state.status)));
+    let running =
+        || Ok::<_, Box<CliError>>(status(&runtime, folders)?.is_some_and(|state| runs(state.status)));
     if !running()? {
         return Ok(());
     }
@@ -220,7 +221,7 @@ pub fn stop(roots: &Roots, folders: &Folders, timeout_s: Option<u64>) -> Result<
         (Signal::SIGKILL as i32, KILL_TIMEOUT),
     ] {
         match runtime.kill(&id(folders)?, signal, false) {
-            Err(punnet_runtime::Error::WrongStatus { .. }) => return Ok(()),
+            Err(error) if matches!(*error, punnet_runtime::Error::WrongStatus { .. }) => return Ok(()),
             other => other?,
         }
         let began = Instant::now();
@@ -231,18 +232,18 @@ pub fn stop(roots: &Roots, folders: &Folders, timeout_s: Option<u64>) -> Result<
             std::thread::sleep(POLL);
         }
     }
-    Err(CliError::StillRunning(folders.name.clone()))
+    Err(CliError::StillRunning(folders.name.clone()).into())
 }
 
 /// Removes a container with everything of it.
-pub fn remove(roots: &Roots, folders: &Folders, force: bool) -> Result<(), CliError> {
+pub fn remove(roots: &Roots, folders: &Folders, force: bool) -> Result<()> {
     let runtime = runtime(roots)?;
     if !force {
         if !folders.bundle.is_dir() {
-            return Err(CliError::NoContainer(folders.name.clone()));
+            return Err(CliError::NoContainer(folders.name.clone()).into());
         }
         if status(&runtime, folders)?.is_some_and(|state| runs(state.status)) {
-            return Err(CliError::StillRunning(folders.name.clone()));
+            return Err(CliError::StillRunning(folders.name.clone()).into());
         }
     }
     runtime.delete(&id(folders)?, true)?;
@@ -261,7 +262,7 @@ struct Row {
     meta: Meta,
 }
 
-fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn list(roots: &Roots, given: Given) -> Result<ExitCode> {
     let runtime = runtime(roots)?;
     let mut rows = Vec::new();
     for folders in Folders::all(roots)? {
@@ -315,11 +316,11 @@ fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn logs(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn logs(roots: &Roots, given: Given) -> Result<ExitCode> {
     let folders = Folders::existing(roots, given.text(0)?)?;
     let runtime = runtime(roots)?;
     let log = match LogFile::open(&folders.run) {
-        Err(punnet_logs::LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.is_missing() => {
             return Ok(ExitCode::SUCCESS);
         }
         other => other?,
@@ -357,11 +358,7 @@ fn logs(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
 }
 
 /// Does the same to each container named, prints each name that went well, goes on after an error.
-fn for_each(
-    roots: &Roots,
-    given: &Given,
-    act: impl Fn(&Roots, &Folders) -> Result<(), CliError>,
-) -> Result<ExitCode, CliError> {
+fn for_each(roots: &Roots, given: &Given, act: impl Fn(&Roots, &Folders) -> Result<()>) -> Result<ExitCode> {
     let names = given.texts(0)?;
     // One alone keeps its own exit code.
     if let [name] = names.as_slice() {
@@ -382,10 +379,10 @@ fn for_each(
     finish(failed, names.len())
 }
 
-fn finish(failed: usize, all: usize) -> Result<ExitCode, CliError> {
+fn finish(failed: usize, all: usize) -> Result<ExitCode> {
     if failed == 0 {
         Ok(ExitCode::SUCCESS)
     } else {
-        Err(CliError::Some { failed, all })
+        Err(CliError::Some { failed, all }.into())
     }
 }

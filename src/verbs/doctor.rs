@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Given, JSON, Verb, Words, flag};
 use crate::doctor::{Facts, Finding, Verdict, board, examine, worst};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// `punnet doctor`
@@ -31,7 +31,7 @@ struct Report<'a> {
     findings: &'a [Finding],
 }
 
-fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
+fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode> {
     let facts = Facts::read(roots)?;
     let mut findings = examine(&facts);
     if given.has("board") {
@@ -39,7 +39,7 @@ fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
         let own = board::BoardFacts::read(&board, &facts.release);
         findings.extend(board::examine(&board, &facts, &own));
     } else if !given.words().is_empty() {
-        return Err(CliError::Usage("a board is named with --board".into()));
+        return Err(CliError::Usage("a board is named with --board".into()).into());
     }
     let verdict = worst(&findings);
     if given.has("json") {
@@ -59,7 +59,7 @@ fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
 const BOARDS: &str = "/usr/share/punnet/boards";
 
 /// The board's own description, a file, or one of those that were installed.
-fn described(roots: &Roots, named: &str) -> Result<Board, CliError> {
+fn described(roots: &Roots, named: &str) -> Result<Board> {
     let path = match named {
         "" => match roots.board_file()? {
             Some(path) => path,

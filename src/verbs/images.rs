@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{ANY, Given, JSON, Verb, Words, flag};
 use crate::container::Folders;
-use crate::error::{CliError, print_chain};
+use crate::error::{CliError, Result, print_chain};
 use crate::roots::Roots;
 
 /// `punnet images`
@@ -90,7 +90,7 @@ pub const PRUNE: Verb = Verb {
 };
 
 /// The store over this data root.
-pub fn store(roots: &Roots) -> Result<Store, CliError> {
+pub fn store(roots: &Roots) -> Result<Store> {
     let data = roots.data()?;
     let has_policy = data.join(punnet_images::signature::policy::FILE_NAME).exists();
     Ok(Store::open(data.join("store"))?.asking_for_signatures(has_policy))
@@ -124,7 +124,7 @@ pub fn rows(image: &Image) -> Vec<Row> {
     rows
 }
 
-fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn list(roots: &Roots, given: Given) -> Result<ExitCode> {
     let images = store(roots)?.list()?;
     let rows: Vec<_> = images.iter().flat_map(rows).collect();
     if given.has("json") {
@@ -146,7 +146,7 @@ fn list(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn remove(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn remove(roots: &Roots, given: Given) -> Result<ExitCode> {
     let store = store(roots)?;
     let used = manifests_in_use(roots)?;
     let mut failed = 0;
@@ -175,12 +175,13 @@ fn remove(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         Err(CliError::Some {
             failed,
             all: given.words().len(),
-        })
+        }
+        .into())
     }
 }
 
 /// Manifests that containers here were made from.
-fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>, CliError> {
+fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>> {
     let folders = Folders::all(roots)?;
     Ok(folders
         .iter()
@@ -190,12 +191,12 @@ fn manifests_in_use(roots: &Roots) -> Result<BTreeSet<String>, CliError> {
 }
 
 /// `--platform`.
-pub fn platform_option(given: &Given) -> Result<Option<Platform>, CliError> {
+pub fn platform_option(given: &Given) -> Result<Option<Platform>> {
     Ok(given.one("platform").map(str::parse::<Platform>).transpose()?)
 }
 
 /// `NAME=VALUE` options.
-pub fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliError> {
+pub fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')
@@ -206,13 +207,13 @@ pub fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>, CliErro
 }
 
 /// `--format`, or what the path says.
-pub fn format_of(given: &Given, output: &str) -> Result<Format, CliError> {
+pub fn format_of(given: &Given, output: &str) -> Result<Format> {
     match given.one("format") {
         None if output.ends_with('/') => Ok(Format::OciDir),
         None | Some("oci-archive") => Ok(Format::OciArchive),
         Some("oci-dir") => Ok(Format::OciDir),
         Some("docker-archive") => Ok(Format::DockerArchive),
-        Some(other) => Err(CliError::Usage(format!("--format does not take {other:?}"))),
+        Some(other) => Err(CliError::Usage(format!("--format does not take {other:?}")).into()),
     }
 }
 

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use punnet_init::system;
 
 use super::{Verb, Words};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 
 const HOOKS: punnet_init::Hooks = punnet_init::Hooks {
     check_enrolment: |content| {
@@ -77,9 +77,9 @@ pub const SYSTEM: Verb = Verb {
             ["leave"] => system::leave()?,
             ["forget"] => system::forget()?,
             _ => {
-                return Err(CliError::Usage(
-                    "punnet system: no such order; see punnet system --help".into(),
-                ));
+                return Err(
+                    CliError::Usage("punnet system: no such order; see punnet system --help".into()).into(),
+                );
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -87,12 +87,12 @@ pub const SYSTEM: Verb = Verb {
 };
 
 /// Another PID 1 may take these signals for something else.
-fn order(signal: Signal) -> Result<ExitCode, CliError> {
+fn order(signal: Signal) -> Result<ExitCode> {
     let command_line = std::fs::read("/proc/1/cmdline").unwrap_or_default();
     if command_line.split(|byte| *byte == 0).next() != Some(b"/init") {
-        return Err(CliError::Usage(
-            "this machine's PID 1 is not punnet init: use its own command".into(),
-        ));
+        return Err(
+            CliError::Usage("this machine's PID 1 is not punnet init: use its own command".into()).into(),
+        );
     }
     kill(Pid::from_raw(1), signal).map_err(|errno| CliError::File {
         what: "cannot signal",

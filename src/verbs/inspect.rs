@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::images::{print_json, store};
 use super::{ANY, Given, JSON, Verb, Words};
-use crate::error::CliError;
+use crate::error::Result;
 use crate::roots::Roots;
 
 /// `punnet inspect IMAGE...`
@@ -55,7 +55,7 @@ pub const DU: Verb = Verb {
     act: du,
 };
 
-fn inspected(image: &Image) -> Result<Value, CliError> {
+fn inspected(image: &Image) -> Result<Value> {
     let config = image.config()?;
     let references: Vec<String> = image.references.iter().map(ToString::to_string).collect();
     Ok(json!({
@@ -72,7 +72,7 @@ fn inspected(image: &Image) -> Result<Value, CliError> {
     }))
 }
 
-fn history(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn history(roots: &Roots, given: Given) -> Result<ExitCode> {
     let image = store(roots)?.get(given.text(0)?)?;
     let mut layers = image.manifest_document()?.layers.into_iter();
     let mut steps: Vec<Value> = Vec::new();
@@ -107,7 +107,7 @@ fn history(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn du(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn du(roots: &Roots, given: Given) -> Result<ExitCode> {
     let usage = store(roots)?.usage()?;
     if given.has("json") {
         print_json(&usage);

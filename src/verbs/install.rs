@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use super::{Given, Verb, Words, flag, valued};
 use crate::container::{Folders, file as file_error};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::install::{self, ENROLMENT, Init, PROGRAM, Plan, Service, inside};
 use crate::roots::Roots;
 use crate::verbs::containers;
@@ -65,7 +65,7 @@ const PACKAGED_UNIT: [&str; 2] = [
     "/usr/lib/systemd/system/punnet-apps.service",
 ];
 
-fn install(given: &Given) -> Result<ExitCode, CliError> {
+fn install(given: &Given) -> Result<ExitCode> {
     let root = Path::new(given.one("root").unwrap_or("/"));
     let dry = given.has("dry-run");
     let init = init_of(given.one("init"), root)?;
@@ -99,7 +99,7 @@ fn install(given: &Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn uninstall(given: &Given) -> Result<ExitCode, CliError> {
+fn uninstall(given: &Given) -> Result<ExitCode> {
     let root = Path::new(given.one("root").unwrap_or("/"));
     let (dry, purge) = (given.has("dry-run"), given.has("purge"));
     let init = Init::detect(root);
@@ -141,7 +141,7 @@ fn uninstall(given: &Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn init_of(named: Option<&str>, root: &Path) -> Result<Init, CliError> {
+fn init_of(named: Option<&str>, root: &Path) -> Result<Init> {
     let found = match named {
         None => Init::detect(root),
         Some("systemd") => Some(Init::Systemd),
@@ -150,15 +150,15 @@ fn init_of(named: Option<&str>, root: &Path) -> Result<Init, CliError> {
         Some(_) => None,
     };
     found.ok_or_else(|| {
-        CliError::Usage(format!(
+        Box::new(CliError::Usage(format!(
             "cannot tell who starts services in {}: no systemd, no OpenRC, no /etc/inittab; say --init systemd, openrc or inittab",
             root.display()
-        ))
+        )))
     })
 }
 
 /// Where the program will be, and the file to copy there when it is not there yet.
-fn program(named: Option<&str>, root: &Path) -> Result<(PathBuf, Option<PathBuf>), CliError> {
+fn program(named: Option<&str>, root: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     if let Some(named) = named {
         return Ok((named.into(), None));
     }
@@ -206,7 +206,7 @@ fn start(init: Init, changed: bool) -> Vec<Vec<&'static str>> {
 }
 
 /// Runs a command of the init's. One that fails is told, and is no reason to undo what is written: the next boot starts it.
-fn act(words: &[&str], dry: bool, wanted: bool) -> Result<(), CliError> {
+fn act(words: &[&str], dry: bool, wanted: bool) -> Result<()> {
     let line = words.join(" ");
     if dry {
         println!("would run: {line}");

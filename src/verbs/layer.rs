@@ -10,13 +10,13 @@ use punnet_images::bundle::Layer;
 
 use super::Given;
 use crate::container::{Folders, file};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 
 /// statfs(2); nix has no name for it.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6_u32 as _);
 
 /// What `--writable-layer` says, or what this kernel can do.
-pub fn choose(given: &Given, folders: &Folders) -> Result<Layer, CliError> {
+pub fn choose(given: &Given, folders: &Folders) -> Result<Layer> {
     match given.one("writable-layer") {
         None => Ok(match why_not_overlay(overlay()) {
             None => Layer::OnDisk,
@@ -37,25 +37,25 @@ pub fn choose(given: &Given, folders: &Folders) -> Result<Layer, CliError> {
             )?;
             Ok(Layer::InRam(folders.ram_layer()))
         }
-        Some(other) => Err(CliError::Usage(format!(
-            "--writable-layer takes disk, ram or copy, not {other:?}"
-        ))),
+        Some(other) => {
+            Err(CliError::Usage(format!("--writable-layer takes disk, ram or copy, not {other:?}")).into())
+        }
     }
 }
 
 /// Where the kernel has overlayfs and refuses it here (to this user, on this file system), says what can be done.
-pub fn with_remedy(error: CliError) -> CliError {
-    match error {
+pub fn with_remedy(error: Box<CliError>) -> Box<CliError> {
+    match &*error {
         // The container's own process tells it as text.
-        CliError::Runtime(error) if error.chain().contains("file system of type overlay") => {
-            CliError::OverlayRefused(error.chain())
+        CliError::Runtime(refused) if refused.chain().contains("file system of type overlay") => {
+            CliError::OverlayRefused(refused.chain()).into()
         }
-        other => other,
+        _ => error,
     }
 }
 
 /// Copies the image's files.
-pub fn copy(image: &Image, to: &Path) -> Result<(), CliError> {
+pub fn copy(image: &Image, to: &Path) -> Result<()> {
     image.copy_to(to)?;
     Ok(())
 }
@@ -85,7 +85,7 @@ fn why_not_overlay(asked: nix::Result<()>) -> Option<&'static str> {
 }
 
 /// What is promised to be in RAM is.
-fn assert_in_ram(path: &Path) -> Result<(), CliError> {
+fn assert_in_ram(path: &Path) -> Result<()> {
     let kind = statfs(path)
         .map_err(|errno| file("cannot look at", path)(errno.into()))?
         .filesystem_type();
@@ -95,5 +95,6 @@ fn assert_in_ram(path: &Path) -> Result<(), CliError> {
     Err(CliError::Usage(format!(
         "--writable-layer ram: {} is not in RAM; choose a --run-root on a tmpfs",
         path.display()
-    )))
+    ))
+    .into())
 }

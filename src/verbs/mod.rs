@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::help;
 use crate::roots::Roots;
 
@@ -58,7 +58,7 @@ pub struct Verb {
     /// What the arguments without a dash are.
     pub words: Words,
     /// Does it.
-    pub act: fn(&Roots, Given) -> Result<ExitCode, CliError>,
+    pub act: fn(&Roots, Given) -> Result<ExitCode>,
 }
 
 /// One option.
@@ -186,20 +186,25 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Looks a verb up.
-pub fn find(name: &OsStr) -> Result<&'static Verb, CliError> {
+pub fn find(name: &OsStr) -> Result<&'static Verb> {
     // What they were called before they had Docker's names.
     let name = match name.to_str() {
         Some("import") => OsStr::new("load"),
         Some("export") => OsStr::new("save"),
         _ => name,
     };
-    let unknown = || CliError::Usage(format!("there is no verb {:?}", name.to_string_lossy()));
+    let unknown = || {
+        Box::new(CliError::Usage(format!(
+            "there is no verb {:?}",
+            name.to_string_lossy()
+        )))
+    };
     VERBS.iter().find(|verb| verb.name == name).ok_or_else(unknown)
 }
 
 impl Verb {
     /// Reads the rest of the command line and acts.
-    pub fn run(&'static self, roots: &Roots, mut parser: Parser) -> Result<ExitCode, CliError> {
+    pub fn run(&'static self, roots: &Roots, mut parser: Parser) -> Result<ExitCode> {
         match self.parse(&mut parser)? {
             Some(given) => (self.act)(roots, given),
             None => Ok(help::print_verb(self)),
@@ -207,7 +212,7 @@ impl Verb {
     }
 
     /// `None` when help is asked for.
-    fn parse(&self, parser: &mut Parser) -> Result<Option<Given>, CliError> {
+    fn parse(&self, parser: &mut Parser) -> Result<Option<Given>> {
         let mut given = Given {
             flags: Vec::new(),
             words: Vec::new(),
@@ -240,10 +245,7 @@ impl Verb {
             given.flags.push((flag.long, value));
         }
         if given.words.len() < least || given.words.len() > most {
-            return Err(CliError::Usage(format!(
-                "punnet {} wants: {}",
-                self.name, self.synopsis
-            )));
+            return Err(CliError::Usage(format!("punnet {} wants: {}", self.name, self.synopsis)).into());
         }
         Ok(Some(given))
     }
@@ -279,13 +281,13 @@ impl Given {
     }
 
     /// An option's value, parsed.
-    pub fn parsed<T>(&self, long: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, CliError> {
+    pub fn parsed<T>(&self, long: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.one(long) else {
             return Ok(None);
         };
         parse(text)
             .map(Some)
-            .ok_or_else(|| CliError::Usage(format!("--{long} does not take {text:?}")))
+            .ok_or_else(|| CliError::Usage(format!("--{long} does not take {text:?}")).into())
     }
 
     /// Arguments without a dash.
@@ -294,14 +296,14 @@ impl Given {
     }
 
     /// One of them as text.
-    pub fn text(&self, index: usize) -> Result<&str, CliError> {
+    pub fn text(&self, index: usize) -> Result<&str> {
         let word = self.words.get(index).map(OsString::as_os_str).unwrap_or_default();
         word.to_str()
-            .ok_or_else(|| CliError::Usage(format!("{word:?} is not UTF-8")))
+            .ok_or_else(|| CliError::Usage(format!("{word:?} is not UTF-8")).into())
     }
 
     /// All of them from `first` on as text.
-    pub fn texts(&self, first: usize) -> Result<Vec<String>, CliError> {
+    pub fn texts(&self, first: usize) -> Result<Vec<String>> {
         (first..self.words.len())
             .map(|index| self.text(index).map(str::to_string))
             .collect()
@@ -312,7 +314,7 @@ impl Given {
 mod tests {
     use super::*;
 
-    fn parse(verb: &str, line: &str) -> Result<Option<Given>, CliError> {
+    fn parse(verb: &str, line: &str) -> Result<Option<Given>> {
         find(OsStr::new(verb))
             .unwrap()
             .parse(&mut Parser::from_args(line.split_whitespace()))

@@ -15,7 +15,7 @@ use super::images::{platform_option, print_json, rows, store};
 use super::options::size_bytes;
 use super::progress::{Shape, Shown};
 use super::{Flag, Given, JSON, Verb, Words, flag, valued};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// Bytes of a password on standard input: tokens take some KiB.
@@ -136,7 +136,7 @@ pub const PULL_POLICY: Flag = valued(
 );
 
 /// The image that `run` and `create` are asked for, fetched as `--pull` says.
-pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image, CliError> {
+pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image> {
     let name = given.text(0)?;
     let reference = name.parse::<Reference>();
     if let (Some(wanted), Ok(reference), Err(_)) =
@@ -148,28 +148,30 @@ pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image, CliError> {
     match given.one("pull") {
         None | Some("missing") => match (stored, reference) {
             // A digest alone does not say which registry has it.
-            (Err(Error::NotFound { .. }), Ok(reference)) if name.parse::<Digest>().is_err() => {
+            (Err(error), Ok(reference))
+                if matches!(*error, Error::NotFound { .. }) && name.parse::<Digest>().is_err() =>
+            {
                 fetch(roots, given, &reference)
             }
             (stored, _) => Ok(stored?),
         },
         Some("always") => fetch(roots, given, &reference?),
         Some("never") => Ok(stored?),
-        Some(other) => Err(CliError::Usage(format!(
-            "--pull takes missing, always or never, not {other:?}"
-        ))),
+        Some(other) => {
+            Err(CliError::Usage(format!("--pull takes missing, always or never, not {other:?}")).into())
+        }
     }
 }
 
 /// An image where its name says that it is, by the settings of this board.
-pub fn source_of(roots: &Roots, given: &Given, reference: &Reference) -> Result<Source, CliError> {
+pub fn source_of(roots: &Roots, given: &Given, reference: &Reference) -> Result<Source> {
     let settings = settings(roots, given, reference.registry())?;
     let options = options(roots, given, Shape::choose(false, true))?;
     Ok(registry::open(reference, &settings, &options)?)
 }
 
 /// Fetches an image by the settings of this board, showing progress where somebody looks.
-fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, CliError> {
+fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image> {
     let shape = Shape::choose(false, false);
     let source = registry::open(
         reference,
@@ -181,17 +183,12 @@ fn fetch(roots: &Roots, given: &Given, reference: &Reference) -> Result<Image, C
 }
 
 /// The image of a platform that a build begins with, or that is to be run, fetched as `--pull` says. One that is stored for another platform under this name keeps the name.
-pub fn image_for(
-    roots: &Roots,
-    given: &Given,
-    reference: &Reference,
-    wanted: &Platform,
-) -> Result<Image, CliError> {
+pub fn image_for(roots: &Roots, given: &Given, reference: &Reference, wanted: &Platform) -> Result<Image> {
     let stored = store(roots)?.get(&reference.to_string());
-    let fits = |image: &Image| Ok::<_, Error>(wanted.fit(&image.config()?.platform(), true).is_some());
+    let fits = |image: &Image| Ok::<_, Box<Error>>(wanted.fit(&image.config()?.platform(), true).is_some());
     let (is_missing, is_other) = match &stored {
         Ok(image) => (false, !fits(image)?),
-        Err(Error::NotFound { .. }) => (true, false),
+        Err(error) if matches!(**error, Error::NotFound { .. }) => (true, false),
         Err(_) => (false, false),
     };
     let is_wanted = match given.one("pull") {
@@ -200,7 +197,7 @@ pub fn image_for(
         Some("never") => false,
         Some(other) => {
             let why = format!("--pull takes missing, always or never, not {other:?}");
-            return Err(CliError::Usage(why));
+            return Err(CliError::Usage(why).into());
         }
     };
     if !is_wanted {
@@ -216,7 +213,7 @@ pub fn image_for(
     take_in(roots, &source, wanted.clone(), name, shape)
 }
 
-fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn pull(roots: &Roots, given: Given) -> Result<ExitCode> {
     let shape = Shape::choose(given.has("json"), given.has("quiet"));
     let text = given.text(0)?;
     let tag = given.one("tag").map(str::parse::<Reference>).transpose()?;
@@ -245,7 +242,8 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     let platform = platform_option(&given)?.unwrap_or_else(platform::host);
     let image = take_in(roots, &source, platform, reference, shape);
     // What may still be of use is kept; what is damaged is not, or it would be damaged for ever.
-    if !matches!(&image, Err(CliError::Images(error)) if error.is_temporary()) {
+    let is_temporary = |error: &CliError| matches!(error, CliError::Images(error) if error.is_temporary());
+    if !image.as_ref().is_err_and(|error| is_temporary(error)) {
         store.remove_partial(text)?;
     }
     let image = image?;
@@ -263,7 +261,7 @@ fn take_in(
     platform: Platform,
     reference: Option<Reference>,
     shape: Shape,
-) -> Result<Image, CliError> {
+) -> Result<Image> {
     let store = store(roots)?;
     let mut shown = Shown::new(shape);
     let mut progress = |progress| shown.show(progress);
@@ -280,7 +278,7 @@ fn take_in(
     Ok(image?)
 }
 
-fn push(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn push(roots: &Roots, given: Given) -> Result<ExitCode> {
     let reference: Reference = given.text(given.words().len() - 1)?.parse()?;
     let (source, top) = match given.one("from") {
         Some(path) => {
@@ -325,7 +323,7 @@ fn push(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
 }
 
 /// Layers of stored images that the same registry is known to have in other repositories.
-fn blobs_elsewhere(roots: &Roots, to: &Reference) -> Result<BTreeMap<Digest, String>, CliError> {
+fn blobs_elsewhere(roots: &Roots, to: &Reference) -> Result<BTreeMap<Digest, String>> {
     let (registry, repository) = registry::place(to);
     let mut known = BTreeMap::new();
     for image in store(roots)?.list()? {
@@ -339,7 +337,7 @@ fn blobs_elsewhere(roots: &Roots, to: &Reference) -> Result<BTreeMap<Digest, Str
     Ok(known)
 }
 
-fn login(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn login(roots: &Roots, given: Given) -> Result<ExitCode> {
     let registry = registry_word(&given)?;
     let user = given
         .one("user")
@@ -349,7 +347,8 @@ fn login(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     if std::io::stdin().is_terminal() {
         return Err(CliError::Usage(
             "the password is read from standard input: punnet login --user NAME < FILE".into(),
-        ));
+        )
+        .into());
     }
     let mut password = String::new();
     std::io::stdin()
@@ -383,7 +382,7 @@ fn login(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn logout(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn logout(roots: &Roots, given: Given) -> Result<ExitCode> {
     let registry = registry_word(&given)?;
     if keyring(roots)?.remove(&registry)? {
         println!("logged out of {registry}");
@@ -393,19 +392,19 @@ fn logout(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn registry_word(given: &Given) -> Result<String, CliError> {
+fn registry_word(given: &Given) -> Result<String> {
     match given.words().len() {
         0 => Ok(DOCKER_HUB.to_owned()),
         _ => Ok(registry::registry_name(given.text(0)?).to_owned()),
     }
 }
 
-fn settings_path(roots: &Roots) -> Result<PathBuf, CliError> {
+fn settings_path(roots: &Roots) -> Result<PathBuf> {
     Ok(roots.data()?.join("registries.json"))
 }
 
 /// The board's settings with what the command line says about this registry.
-fn settings(roots: &Roots, given: &Given, registry: Option<&str>) -> Result<Settings, CliError> {
+fn settings(roots: &Roots, given: &Given, registry: Option<&str>) -> Result<Settings> {
     let name = registry.unwrap_or(DOCKER_HUB);
     let mut settings = with_ca(Settings::read(&settings_path(roots)?)?, given, name);
     if given.has("insecure") {
@@ -427,7 +426,7 @@ fn host_of(url: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
-fn keyring(roots: &Roots) -> Result<Keyring, CliError> {
+fn keyring(roots: &Roots) -> Result<Keyring> {
     let folder = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -440,7 +439,7 @@ fn keyring(roots: &Roots) -> Result<Keyring, CliError> {
     })
 }
 
-fn options(roots: &Roots, given: &Given, shape: Shape) -> Result<Options, CliError> {
+fn options(roots: &Roots, given: &Given, shape: Shape) -> Result<Options> {
     let number = |text: &str| text.parse().ok();
     // The store was written at that moment: now is later, whatever a board without a clock believes.
     let written = std::fs::metadata(roots.data()?.join("store/refs")).map(|found| found.mtime());

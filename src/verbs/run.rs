@@ -18,7 +18,7 @@ use super::images::platform_option;
 use super::options::{cpu_millis, duration_s, signal_number, size_bytes};
 use super::{Flag, Given, Verb, Words, flag, layer, registry, sign, valued};
 use crate::container::{Folders, Meta, Owner, file, make_visible, unix_ms};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::id_ranges::{self, Range};
 use crate::roots::Roots;
 
@@ -114,7 +114,7 @@ pub const RUN: Verb = Verb {
     details: DETAILS,
     flags: &FOREGROUND_FLAGS,
     words: Words::CommandAfter(1),
-    act: |roots, given| run(roots, &given).map_err(|error| CliError::Engine(error.into())),
+    act: |roots, given| run(roots, &given).map_err(|error| CliError::Engine(error).into()),
 };
 
 /// `punnet create IMAGE [ARGUMENTS]`
@@ -126,7 +126,7 @@ pub const CREATE: Verb = Verb {
     flags: RUN_FLAGS,
     words: Words::CommandAfter(1),
     act: |roots, given| {
-        let folders = create(roots, &given, false).map_err(|error| CliError::Engine(error.into()))?;
+        let folders = create(roots, &given, false).map_err(CliError::Engine)?;
         println!("{}", folders.name);
         Ok(ExitCode::SUCCESS)
     },
@@ -182,10 +182,10 @@ pub const EXEC: Verb = Verb {
         flag("detach", "Leave it running").or('d'),
     ],
     words: Words::CommandAfter(1),
-    act: |roots, given| exec(roots, &given).map_err(|error| CliError::Engine(error.into())),
+    act: |roots, given| exec(roots, &given).map_err(|error| CliError::Engine(error).into()),
 };
 
-fn run(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
+fn run(roots: &Roots, given: &Given) -> Result<ExitCode> {
     let folders = create(roots, given, given.has("tty"))?;
     let outcome = if given.has("detach") {
         containers::start(roots, &folders).map(|()| {
@@ -207,7 +207,7 @@ fn is_for_now(given: &Given) -> bool {
     given.has("rm") && !given.has("detach")
 }
 
-fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<u8, CliError> {
+fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<u8> {
     let runtime = runtime(roots)?;
     clear_ended(&runtime, folders)?;
     folders.make_run()?;
@@ -222,7 +222,7 @@ fn run_in_foreground(roots: &Roots, given: &Given, folders: &Folders) -> Result<
 }
 
 /// Makes the container's folder: claimed, filled, and only then it exists.
-fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliError> {
+fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders> {
     let image = registry::image_to_run(roots, given)?;
     sign::check(roots, &image, given.text(0)?, given.one("vouched-by"))?;
     let config = image.container_config()?;
@@ -258,7 +258,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
         .one("stop-signal")
         .or(config.stop_signal.as_deref())
         .unwrap_or("TERM");
-    let bad_signal = || CliError::Usage(format!("{stop_signal:?} is no signal"));
+    let bad_signal = || Box::new(CliError::Usage(format!("{stop_signal:?} is no signal")));
     // What is written there is the container's root user's.
     let root_of = |map: &[IdMapping], own| map.first().map_or(own, |line| line.host_id);
     let own_group = getegid().as_raw();
@@ -295,7 +295,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders, CliEr
 }
 
 /// Whether the image's programs are for another CPU, which has to be asked for.
-fn is_emulated(given: &Given, image: &Image) -> Result<bool, CliError> {
+fn is_emulated(given: &Given, image: &Image) -> Result<bool> {
     let built_for = image.config()?.platform();
     let own = platform::check(&built_for, &platform::host(), platform::host_runs_32bit_arm());
     match platform_option(given)? {
@@ -320,7 +320,7 @@ fn cgroup_of(folders: &Folders) -> String {
 const RANGE_OWNERS: [&str; 2] = ["punnet", "containers"];
 
 /// The users and groups of the container, when they are to be its own.
-fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>, CliError> {
+fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>> {
     let line = |container_id, range: Range| IdMapping {
         container_id,
         host_id: range.first,
@@ -330,9 +330,7 @@ fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>,
         None | Some("auto") => true,
         Some("host") => false,
         Some(other) => {
-            return Err(CliError::Usage(format!(
-                "--userns takes auto or host, not {other:?}"
-            )));
+            return Err(CliError::Usage(format!("--userns takes auto or host, not {other:?}")).into());
         }
     };
     if geteuid().is_root() {
@@ -351,7 +349,8 @@ fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>,
     if !wanted {
         return Err(CliError::Usage(
             "--userns host is for root: an ordinary user's containers need a user namespace".into(),
-        ));
+        )
+        .into());
     }
     let mut maps = IdMaps::of_one(geteuid().as_raw(), getegid().as_raw());
     if let Some(ranges) = id_ranges::of_caller() {
@@ -383,13 +382,7 @@ fn pids_max(asked: Option<u32>) -> Option<u32> {
     }
 }
 
-fn fill(
-    folders: &Folders,
-    image: &Image,
-    options: &RunOptions,
-    spec: &Spec,
-    owner: Owner,
-) -> Result<(), CliError> {
+fn fill(folders: &Folders, image: &Image, options: &RunOptions, spec: &Spec, owner: Owner) -> Result<()> {
     let writable: &[&str] = match options.layer {
         Layer::Copied => &[],
         _ if options.read_only => &[bundle::MOUNTPOINTS],
@@ -420,7 +413,7 @@ fn fill(
 }
 
 /// What the mounts go to: a directory, or a file where a file is bound. What lies in another mount is made there by the runtime.
-fn make_mountpoints(folder: &Path, spec: &Spec) -> Result<(), CliError> {
+fn make_mountpoints(folder: &Path, spec: &Spec) -> Result<()> {
     let targets: Vec<&str> = spec
         .mounts
         .iter()
@@ -452,7 +445,7 @@ fn make_mountpoints(folder: &Path, spec: &Spec) -> Result<(), CliError> {
     Ok(())
 }
 
-fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Result<RunOptions, CliError> {
+fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Result<RunOptions> {
     let owned = |long| given.all(long).map(str::to_owned).collect();
     Ok(RunOptions {
         entrypoint: given.one("entrypoint").map(|program| vec![program.to_owned()]),
@@ -465,9 +458,7 @@ fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Resu
             None | Some("none") => false,
             Some("host") => true,
             Some(other) => {
-                return Err(CliError::Usage(format!(
-                    "--network takes none or host, not {other:?}"
-                )));
+                return Err(CliError::Usage(format!("--network takes none or host, not {other:?}")).into());
             }
         },
         mounts: given.all("volume").map(volume).collect::<Result<_, _>>()?,
@@ -495,8 +486,12 @@ fn environment(given: &Given) -> Vec<String> {
     given.all("env").filter_map(pair).collect()
 }
 
-fn volume(text: &str) -> Result<BindMount, CliError> {
-    let bad = || CliError::Usage(format!("--volume takes SRC:DST or SRC:DST:ro, not {text:?}"));
+fn volume(text: &str) -> Result<BindMount> {
+    let bad = || {
+        Box::new(CliError::Usage(format!(
+            "--volume takes SRC:DST or SRC:DST:ro, not {text:?}"
+        )))
+    };
     let mut parts = text.split(':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
         return Err(bad());
@@ -510,9 +505,7 @@ fn volume(text: &str) -> Result<BindMount, CliError> {
         return Err(bad());
     }
     if !Path::new(source).exists() {
-        return Err(CliError::Usage(format!(
-            "--volume: there is no {source} on this device"
-        )));
+        return Err(CliError::Usage(format!("--volume: there is no {source} on this device")).into());
     }
     Ok(BindMount {
         source: source.into(),
@@ -521,7 +514,7 @@ fn volume(text: &str) -> Result<BindMount, CliError> {
     })
 }
 
-fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>, CliError> {
+fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>> {
     let mut nodes: Vec<std::path::PathBuf> = given.all("device").map(Into::into).collect();
     if given.all("device-class").next().is_some() {
         let (board, trouble) = roots.board()?;
@@ -536,7 +529,7 @@ fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>, CliError> {
 }
 
 /// The nodes of a class of this board. None at all is an error: the app would start without what it asked for.
-fn class_nodes(board: &punnet_boards::Board, class: &str) -> Result<Vec<std::path::PathBuf>, CliError> {
+fn class_nodes(board: &punnet_boards::Board, class: &str) -> Result<Vec<std::path::PathBuf>> {
     let known = board.device_classes.get(class).ok_or_else(|| {
         let classes: Vec<_> = board.device_classes.keys().map(String::as_str).collect();
         CliError::Usage(format!(
@@ -549,12 +542,13 @@ fn class_nodes(board: &punnet_boards::Board, class: &str) -> Result<Vec<std::pat
         return Err(CliError::Usage(format!(
             "this board has no device of class {class} ({})",
             known.nodes.join(", ")
-        )));
+        ))
+        .into());
     }
     Ok(nodes)
 }
 
-fn device(path: &Path) -> Result<DeviceNode, CliError> {
+fn device(path: &Path) -> Result<DeviceNode> {
     let metadata = fs::metadata(path).map_err(file("cannot look at the device", path))?;
     let kind = if metadata.file_type().is_block_device() {
         "b"
@@ -562,7 +556,7 @@ fn device(path: &Path) -> Result<DeviceNode, CliError> {
         "c"
     };
     if !metadata.file_type().is_block_device() && !metadata.file_type().is_char_device() {
-        return Err(CliError::Usage(format!("{} is no device node", path.display())));
+        return Err(CliError::Usage(format!("{} is no device node", path.display())).into());
     }
     let text = path
         .to_str()
@@ -580,7 +574,7 @@ fn device(path: &Path) -> Result<DeviceNode, CliError> {
     })
 }
 
-fn labels(given: &Given) -> Result<BTreeMap<String, String>, CliError> {
+fn labels(given: &Given) -> Result<BTreeMap<String, String>> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')
@@ -595,21 +589,19 @@ fn made_up_name() -> String {
     format!("c{:x}-{:x}", unix_ms() & 0xff_ffff, std::process::id())
 }
 
-fn dev_null() -> Result<std::os::fd::OwnedFd, CliError> {
+fn dev_null() -> Result<std::os::fd::OwnedFd> {
     let null = Path::new("/dev/null");
     Ok(fs::File::open(null).map_err(file("cannot open", null))?.into())
 }
 
-fn exec(roots: &Roots, given: &Given) -> Result<ExitCode, CliError> {
+fn exec(roots: &Roots, given: &Given) -> Result<ExitCode> {
     let folders = Folders::existing(roots, given.text(0)?)?;
     let runtime = runtime(roots)?;
     if containers::status(&runtime, &folders)?.is_none_or(|state| !containers::runs(state.status)) {
-        return Err(CliError::NotRunning(folders.name));
+        return Err(CliError::NotRunning(folders.name).into());
     }
     if given.words().len() < 2 {
-        return Err(CliError::Usage(
-            "punnet exec wants: NAME COMMAND [ARGUMENTS]".into(),
-        ));
+        return Err(CliError::Usage("punnet exec wants: NAME COMMAND [ARGUMENTS]".into()).into());
     }
     let container = id(&folders)?;
     let mut process = runtime.config(&container)?.process.unwrap_or_default();

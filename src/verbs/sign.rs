@@ -9,7 +9,7 @@ use punnet_images::{Digest, Image, Reference};
 use super::images::store;
 use super::{Flag, Given, Verb, Words, valued};
 use crate::container::{Meta, file};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// `--vouched-by`
@@ -31,7 +31,7 @@ pub const SIGN: Verb = Verb {
     act: sign,
 };
 
-fn sign(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn sign(roots: &Roots, given: Given) -> Result<ExitCode> {
     let path = given
         .one("key")
         .ok_or_else(|| CliError::Usage("punnet sign needs --key FILE".into()))?;
@@ -47,12 +47,12 @@ fn sign(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
 }
 
 /// Refuses an image that the policy of this device does not let run. `vouched` is a key whose signature over the image's digest the caller has checked.
-pub fn check(roots: &Roots, image: &Image, asked: &str, vouched: Option<&str>) -> Result<(), CliError> {
+pub fn check(roots: &Roots, image: &Image, asked: &str, vouched: Option<&str>) -> Result<()> {
     check_named(roots, &image.manifest, name_of(image, asked), vouched)
 }
 
 /// The same for a container, which may have been made before there was this policy. It counts by the name that its image had then.
-pub fn check_container(roots: &Roots, meta: &Meta, vouched: Option<&str>) -> Result<(), CliError> {
+pub fn check_container(roots: &Roots, meta: &Meta, vouched: Option<&str>) -> Result<()> {
     let manifest: Digest = meta.manifest.parse()?;
     let was_asked_by_digest = meta.image.parse::<Digest>().is_ok() || manifest.hex().starts_with(&meta.image);
     let name = meta.image.parse().ok().filter(|_| !was_asked_by_digest);
@@ -64,7 +64,7 @@ fn check_named(
     manifest: &Digest,
     name: Option<Reference>,
     vouched: Option<&str>,
-) -> Result<(), CliError> {
+) -> Result<()> {
     let Some(policy) = Policy::read(&roots.data()?)? else {
         return Ok(());
     };

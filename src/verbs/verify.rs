@@ -9,7 +9,7 @@ use punnet_images::{Image, Source, Store};
 use super::images::store;
 use super::registry;
 use super::{ANY, Given, Verb, Words, flag, valued};
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// Repairs of one image, each of as many problems as are looked at at once: enough for all entries of the largest.
@@ -36,7 +36,7 @@ pub const VERIFY: Verb = Verb {
     act: verify,
 };
 
-fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
+fn verify(roots: &Roots, given: Given) -> Result<ExitCode> {
     let store = store(roots)?;
     let images = match given.texts(0)?.as_slice() {
         [] => store.list()?,
@@ -62,12 +62,13 @@ fn verify(roots: &Roots, given: Given) -> Result<ExitCode, CliError> {
         Err(CliError::Damaged {
             damaged,
             all: images.len(),
-        })
+        }
+        .into())
     }
 }
 
 /// Where the layers of an image are.
-fn layers_of(roots: &Roots, given: &Given, image: &Image) -> Result<Source, CliError> {
+fn layers_of(roots: &Roots, given: &Given, image: &Image) -> Result<Source> {
     if let Some(path) = given.one("from") {
         return Ok(Source::open(path)?);
     }
@@ -77,7 +78,7 @@ fn layers_of(roots: &Roots, given: &Given, image: &Image) -> Result<Source, CliE
     let with_registry = image.references.iter().find(|name| name.registry().is_some());
     match with_registry.or_else(|| image.references.first()) {
         Some(reference) => registry::source_of(roots, given, reference),
-        None => Err(CliError::NothingToRepairFrom(image.manifest.to_string())),
+        None => Err(CliError::NothingToRepairFrom(image.manifest.to_string()).into()),
     }
 }
 
@@ -86,8 +87,8 @@ fn repair(
     store: &Store,
     image: &Image,
     mut problems: Vec<Problem>,
-    layers: &dyn Fn() -> Result<Source, CliError>,
-) -> Result<bool, CliError> {
+    layers: &dyn Fn() -> Result<Source>,
+) -> Result<bool> {
     // Directories, links and files that are whole elsewhere need no layers: then nobody is asked for them.
     let mut source = None;
     for _ in 0..ROUNDS_MAX {
@@ -96,7 +97,7 @@ fn repair(
                 Some(source) => source,
                 None => source.insert(layers()?),
             };
-            Ok::<_, CliError>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+            Ok::<_, Box<CliError>>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
         })?;
         println!(
             "{} repaired {} files under {} paths, from {} KiB of layers, and {} directories and links; removed {}",

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::AgentError;
 use crate::core::{RECORD_BYTES_MAX, SLOTS};
+use crate::{AgentError, Result};
 
 /// The agent's folder, locked.
 pub struct State {
@@ -27,7 +27,7 @@ pub struct State {
 
 impl State {
     /// Makes the folder if need be and locks it.
-    pub fn open(data_root: &Path) -> Result<Self, AgentError> {
+    pub fn open(data_root: &Path) -> Result<Self> {
         let folder = data_root.join("agent");
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -114,10 +114,8 @@ mod tests {
     fn a_second_agent_on_the_same_data_root_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let first = State::open(folder.path()).unwrap();
-        assert!(matches!(
-            State::open(folder.path()),
-            Err(AgentError::AlreadyRunning { .. })
-        ));
+        let refused = State::open(folder.path()).err().unwrap();
+        assert!(matches!(*refused, AgentError::AlreadyRunning { .. }));
         drop(first);
         State::open(folder.path()).unwrap();
     }

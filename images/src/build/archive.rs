@@ -54,7 +54,8 @@ pub fn unpack(
             return Err(Error::Limit {
                 what: format!("the archive {name:?}"),
                 limit: format!("{ITEMS_MAX} entries, {UNPACKED_BYTES_MAX} bytes"),
-            });
+            }
+            .into());
         }
         // tar(1) leaves the leading slash away as well.
         let slashes = entry.path.iter().take_while(|&&byte| byte == b'/').count();
@@ -69,9 +70,11 @@ pub fn unpack(
             EntryKind::HardLink => {
                 let other = path_of(&entry.link)?.map(|path| join(target, &path));
                 let other = other.and_then(|path| items.get(&path));
-                let missing = || Error::Entry {
-                    entry: path.clone(),
-                    why: "it is a hard link to what is not in the archive before it".into(),
+                let missing = || {
+                    Box::new(Error::Entry {
+                        entry: path.clone(),
+                        why: "it is a hard link to what is not in the archive before it".into(),
+                    })
                 };
                 other.ok_or_else(missing)?.kind.clone()
             }
@@ -108,11 +111,12 @@ fn text_of(bytes: &[u8]) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| not_utf8(bytes))
 }
 
-fn not_utf8(name: &[u8]) -> Error {
+fn not_utf8(name: &[u8]) -> Box<Error> {
     Error::Entry {
         entry: tree::shown(name),
         why: "its name is not UTF-8".into(),
     }
+    .into()
 }
 
 fn form_of(file: &mut File, name: &str) -> Result<Form> {
@@ -123,7 +127,8 @@ fn form_of(file: &mut File, name: &str) -> Result<Form> {
         return Err(Error::Unsupported {
             what: format!("ADD of {name:?}, which is compressed with {kind},"),
             why: "unpack it first, or COPY it as it is".into(),
-        });
+        }
+        .into());
     }
     if is_tar(&head) {
         return Ok(Form::Tar);

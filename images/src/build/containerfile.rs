@@ -44,7 +44,7 @@ pub struct Instruction {
 
 impl Instruction {
     /// An error of this instruction.
-    pub fn error(&self, why: impl Into<String>) -> Error {
+    pub fn error(&self, why: impl Into<String>) -> Box<Error> {
         error(self.line, self.column, why)
     }
 
@@ -127,13 +127,14 @@ pub enum Command {
     Shell(String),
 }
 
-fn error(line: u32, column: u32, why: impl Into<String>) -> Error {
+fn error(line: u32, column: u32, why: impl Into<String>) -> Box<Error> {
     Error::Containerfile {
         file: "Containerfile".into(),
         line,
         column,
         why: why.into(),
     }
+    .into()
 }
 
 /// Parses a Containerfile. Errors carry line and column.

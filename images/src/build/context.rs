@@ -44,7 +44,8 @@ impl Context {
                 return Err(Error::Limit {
                     what: ".dockerignore".into(),
                     limit: format!("{IGNORE_BYTES_MAX} bytes"),
-                });
+                }
+                .into());
             }
             Ok(_) => {
                 let text = fs::read_to_string(&ignore).map_err(Error::at("read", &ignore))?;
@@ -68,7 +69,7 @@ impl Context {
         fstat(&fd).map_err(Error::at("look at", path))
     }
 
-    fn failed(&self, path: &str, errno: Errno) -> Error {
+    fn failed(&self, path: &str, errno: Errno) -> Box<Error> {
         match errno {
             Errno::EXDEV => outside(self, path),
             errno => Error::io("open", self.path.join(path), errno),
@@ -93,7 +94,8 @@ impl Context {
             return Err(Error::Limit {
                 what: format!("what COPY takes from {at:?}"),
                 limit: format!("{ITEMS_MAX} entries, {DEPTH_MAX} levels"),
-            });
+            }
+            .into());
         }
         for name in self.names(at)? {
             let (from, to) = (join(at, &name), join(within, &name));
@@ -204,11 +206,12 @@ impl Files for Context {
     }
 }
 
-fn not_utf8(name: impl std::fmt::Debug) -> Error {
+fn not_utf8(name: impl std::fmt::Debug) -> Box<Error> {
     Error::Unsupported {
         what: format!("{name:?} in the context"),
         why: "its name is not UTF-8".into(),
     }
+    .into()
 }
 
 fn is(stat: &FileStat, kind: SFlag) -> bool {

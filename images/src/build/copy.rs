@@ -74,7 +74,8 @@ pub fn find(files: &dyn Files, sources: &[String]) -> Result<Vec<String>> {
             return Err(Error::NotFound {
                 name: source.clone(),
                 place: files.place().into(),
-            });
+            }
+            .into());
         }
     }
     Ok(found)
@@ -131,7 +132,8 @@ pub fn collect(
             return Err(Error::Limit {
                 what: format!("what COPY takes from {source:?}"),
                 limit: format!("{ITEMS_MAX} entries"),
-            });
+            }
+            .into());
         }
         let from = join(&real, &path);
         let item = item(&from, found, change)?;
@@ -149,7 +151,8 @@ fn item(path: &str, found: Found, change: Change) -> Result<Item> {
             return Err(Error::Unsupported {
                 what: format!("copying {path:?}"),
                 why: "it is neither file, directory nor symbolic link".into(),
-            });
+            }
+            .into());
         }
     };
     Ok(Item {
@@ -183,15 +186,17 @@ pub fn fits(path: &str, new: &NodeKind, there: &NodeKind) -> Result<()> {
         "/{path} would be a {} where there is a {} already",
         new.name(),
         there.name()
-    )))
+    ))
+    .into())
 }
 
 /// A path that leads out of where it may lead.
-pub fn outside(files: &dyn Files, path: &str) -> Error {
+pub fn outside(files: &dyn Files, path: &str) -> Box<Error> {
     Error::Unsupported {
         what: format!("{path:?}"),
         why: format!("it lies outside of the context {}", files.place().display()),
     }
+    .into()
 }
 
 /// A name below a folder.

@@ -218,7 +218,8 @@ impl Disk {
                 return Err(Error::Limit {
                     what: self.path.display().to_string(),
                     limit: format!("{ENTRIES_MAX} entries, {DEPTH_MAX} levels"),
-                });
+                }
+                .into());
             }
             let Some(entry) = self.entry(&path)? else { continue };
             act(&path, &entry)?;

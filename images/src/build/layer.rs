@@ -174,13 +174,11 @@ impl Layer {
             ItemKind::File(content) => {
                 let (mut bytes, size) = content.open(files)?;
                 self.append(path, &meta, Body::File(&mut bytes, size))
-                    .map_err(|error| match error {
-                        Error::Size { expected, actual, .. } => Error::Size {
-                            what: content.name(),
-                            expected,
-                            actual,
-                        },
-                        other => other,
+                    .map_err(|mut error| {
+                        if let Error::Size { what, .. } = &mut *error {
+                            *what = content.name();
+                        }
+                        error
                     })
             }
         }
@@ -241,7 +239,8 @@ impl Layer {
                         what: path.display().to_string(),
                         expected: size,
                         actual: size - missing,
-                    }),
+                    }
+                    .into()),
                 }
             }
         }

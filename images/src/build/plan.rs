@@ -98,7 +98,7 @@ pub fn plan(
             None => target.clone(),
             Some(platform) => expanded(platform)?
                 .parse()
-                .map_err(|error: Error| instruction.error(error.to_string()))?,
+                .map_err(|error: Box<Error>| instruction.error(error.to_string()))?,
         };
         let base = match named_stage(&stages, &image) {
             Some(stage) => Origin::Stage(stage),
@@ -131,7 +131,8 @@ fn check_arguments(file: &Containerfile, options: &BuildOptions) -> Result<()> {
         if !is_proxy(name) && !file.instructions.iter().any(declared) {
             return Err(Error::Run(format!(
                 "--build-arg {name}: the Containerfile has no ARG of that name"
-            )));
+            ))
+            .into());
         }
     }
     Ok(())

@@ -77,13 +77,14 @@ impl Stage {
             return Err(Error::WrongPlatform(format!(
                 "{name} is stored here for {}, and {platform} is wanted: take that one in first (punnet pull or import with --platform {platform})",
                 document.platform()
-            )));
+            )).into());
         }
         if !document.config.on_build.is_empty() {
             return Err(Error::Unsupported {
                 what: format!("{name} as a base"),
                 why: "it has ONBUILD instructions, which would run unseen; use another base".into(),
-            });
+            }
+            .into());
         }
         let mut tree = Tree::default();
         Disk::open(&image.rootfs())?.enter_into(&mut tree, 0)?;

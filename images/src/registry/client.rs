@@ -151,11 +151,11 @@ pub enum Fault {
         why: String,
     },
     /// It will not.
-    Fatal(Error),
+    Fatal(Box<Error>),
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
+impl From<Box<Error>> for Fault {
+    fn from(error: Box<Error>) -> Self {
         Self::Fatal(error)
     }
 }
@@ -163,7 +163,7 @@ impl From<Error> for Fault {
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.downcast::<Error>() {
-            Ok(error) => Self::Fatal(error),
+            Ok(error) => Self::Fatal(error.into()),
             Err(error) => Self::Again {
                 after: None,
                 why: said(&error),
@@ -288,7 +288,8 @@ impl Client {
             return Err(Error::Network {
                 url: url.to_string(),
                 why,
-            });
+            }
+            .into());
         };
         (self.options.notify)(&Notice::Waiting {
             seconds: pause.as_secs_f64(),
@@ -426,10 +427,13 @@ impl Client {
             let count = response.body.read(&mut piece)?;
             bytes.extend_from_slice(&piece[..count]);
             if bytes.len() as u64 > bytes_max {
-                return Err(Fault::Fatal(Error::Limit {
-                    what: format!("the size of what {} sends", response.url),
-                    limit: format!("{bytes_max} bytes"),
-                }));
+                return Err(Fault::Fatal(
+                    Error::Limit {
+                        what: format!("the size of what {} sends", response.url),
+                        limit: format!("{bytes_max} bytes"),
+                    }
+                    .into(),
+                ));
             }
             if count == 0 {
                 self.keep(response);
@@ -464,12 +468,13 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn denied(&self, why: String) -> Error {
+    fn denied(&self, why: String) -> Box<Error> {
         Error::Denied {
             registry: self.endpoint.registry.clone(),
             what: self.endpoint.repository.clone(),
             why,
         }
+        .into()
     }
 }
 
@@ -482,7 +487,7 @@ fn talk(
     let head = request_head(&wire, url, request, authorization);
     let sent = wire.write(head.as_bytes()).and_then(|()| match &request.body {
         None => Ok(()),
-        Some((content, length)) => wire.write_body(&mut *content().map_err(io::Error::other)?, *length),
+        Some((content, length)) => wire.write_body(&mut *content().map_err(Error::into_io)?, *length),
     });
     // A server may refuse before it has all: its answer says more than the broken pipe.
     let head = match (wire.read_head(), sent) {
@@ -559,11 +564,12 @@ fn error_message(mut response: Response) -> String {
 }
 
 /// An error about an answer that is none of a registry.
-pub fn nonsense(url: &Url, why: String) -> Error {
+pub fn nonsense(url: &Url, why: String) -> Box<Error> {
     Error::Answer {
         url: url.to_string(),
         why,
     }
+    .into()
 }
 
 /// Not secret: it spreads retries. The standard library seeds its hash maps so.

@@ -34,7 +34,7 @@ pub enum ConnectError {
     /// Trying again may help.
     Lost(io::Error),
     /// It will not.
-    Fatal(Error),
+    Fatal(Box<Error>),
 }
 
 impl From<io::Error> for ConnectError {
@@ -93,10 +93,13 @@ impl Connector {
             }
         };
         let distrust = |why: String| {
-            ConnectError::Fatal(Error::Distrust {
-                origin: origin.to_string(),
-                why,
-            })
+            ConnectError::Fatal(
+                Error::Distrust {
+                    origin: origin.to_string(),
+                    why,
+                }
+                .into(),
+            )
         };
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|_| distrust("its name is none that a certificate can have".to_owned()))?;
@@ -130,7 +133,8 @@ impl Connector {
             return Err(Error::Distrust {
                 origin: "the registry".to_owned(),
                 why: why.to_owned(),
-            });
+            }
+            .into());
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let clock = Arc::new(Clock {
@@ -199,7 +203,7 @@ fn connect_tcp(origin: &Origin, private_only: bool) -> Result<TcpStream, Connect
         return Err(ConnectError::Fatal(Error::Distrust {
             origin: origin.to_string(),
             why: "it is not on your own network: HTTP without TLS is spoken to loopback and private addresses only".to_owned(),
-        }));
+        }.into()));
     }
     Err(ConnectError::Lost(last))
 }

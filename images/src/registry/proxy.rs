@@ -62,9 +62,11 @@ impl Proxies {
 }
 
 fn parse(name: &str, text: &str) -> Result<Proxy> {
-    let unreadable = || Error::Unsupported {
-        what: format!("the proxy of {name}"),
-        why: "write http://[user:password@]host[:port]".to_owned(),
+    let unreadable = || {
+        Box::new(Error::Unsupported {
+            what: format!("the proxy of {name}"),
+            why: "write http://[user:password@]host[:port]".to_owned(),
+        })
     };
     let rest = match split_scheme(text) {
         Some((false, rest)) => rest,

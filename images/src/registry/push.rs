@@ -307,10 +307,11 @@ fn next_place(url: &Url, answer: &Response) -> Result<Url> {
     place.ok_or_else(|| nonsense(url, "it does not say where the data goes".to_owned()))
 }
 
-fn missing(client: &Client) -> Error {
+fn missing(client: &Client) -> Box<Error> {
     let endpoint = client.endpoint();
     Error::NotThere {
         what: format!("repository {}, and makes none", endpoint.repository),
         registry: endpoint.origin.to_string(),
     }
+    .into()
 }

@@ -124,7 +124,8 @@ impl Remote {
                 what: format!("blob {digest}"),
                 expected: descriptor.size,
                 actual: bytes.len() as u64,
-            });
+            }
+            .into());
         }
         digest.check(&bytes, &format!("blob {digest}"))?;
         self.remember(*digest, bytes.clone());
@@ -217,7 +218,7 @@ impl Remote {
         }
     }
 
-    fn missing(&self, digest: &Digest) -> Error {
+    fn missing(&self, digest: &Digest) -> Box<Error> {
         missing(&self.client, &format!("blob {digest}"))
     }
 
@@ -234,11 +235,12 @@ impl Remote {
     }
 }
 
-fn missing(client: &Client, name: &str) -> Error {
+fn missing(client: &Client, name: &str) -> Box<Error> {
     Error::NotThere {
         what: format!("{name} of {}", client.endpoint().repository),
         registry: client.endpoint().origin.to_string(),
     }
+    .into()
 }
 
 fn accept_manifests() -> String {
@@ -266,7 +268,8 @@ pub fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
             what: format!("the image at {url}"),
             why: "it is in Docker's schema 1, which is no more; push it again with a tool of this decade"
                 .to_owned(),
-        });
+        }
+        .into());
     }
     let outline: Option<Outline> = serde_json::from_slice(bytes).ok();
     match outline {
@@ -334,10 +337,13 @@ impl RemoteBlob {
     fn open(&mut self) -> Result<Response, Fault> {
         self.connections += 1;
         if self.connections > CONNECTIONS_MAX {
-            return Err(Fault::Fatal(Error::Limit {
-                what: format!("the number of connections for {}", self.name),
-                limit: CONNECTIONS_MAX.to_string(),
-            }));
+            return Err(Fault::Fatal(
+                Error::Limit {
+                    what: format!("the number of connections for {}", self.name),
+                    limit: CONNECTIONS_MAX.to_string(),
+                }
+                .into(),
+            ));
         }
         let mut request = Request::get(self.url.clone());
         if self.position > 0 {
@@ -350,11 +356,14 @@ impl RemoteBlob {
             _ => (0, response.body.length()),
         };
         if let Some(actual) = total.filter(|&total| total != self.size) {
-            return Err(Fault::Fatal(Error::Size {
-                what: self.name.clone(),
-                expected: self.size,
-                actual,
-            }));
+            return Err(Fault::Fatal(
+                Error::Size {
+                    what: self.name.clone(),
+                    expected: self.size,
+                    actual,
+                }
+                .into(),
+            ));
         }
         // A server without ranges sends all again: what is known already is passed over.
         let skip = self.position.checked_sub(begin).ok_or_else(|| {
@@ -411,7 +420,7 @@ impl Read for RemoteBlob {
                     let client = Arc::clone(&self.client);
                     let pace = self.pace.get_or_insert_with(|| client.pace());
                     if let Err(error) = client.wait(pace, fault, &self.url) {
-                        let failure = self.failure.insert(Arc::new(error));
+                        let failure = self.failure.insert(Arc::from(error));
                         return Err(io::Error::other(Error::Transfer(Arc::clone(failure))));
                     }
                 }

@@ -81,9 +81,11 @@ impl Settings {
         } else {
             registry
         };
-        let unreadable = || Error::Reference {
-            text: registry.to_owned(),
-            why: "the registry is not a host name with an optional port",
+        let unreadable = || {
+            Box::new(Error::Reference {
+                text: registry.to_owned(),
+                why: "the registry is not a host name with an optional port",
+            })
         };
         let mut origin = Origin::parse(true, host).ok_or_else(unreadable)?;
         let ca_file = known.and_then(|known| known.ca_file.clone());

@@ -124,10 +124,10 @@ impl Policy {
             name.clone()
         };
         let refused = |why: String| {
-            Err(Error::Untrusted {
+            Err(Box::new(Error::Untrusted {
                 image: shown.clone(),
                 why,
-            })
+            }))
         };
         let Some(rule) = self.rules.iter().find(|rule| name.starts_with(&rule.images)) else {
             return refused(format!("no rule of {FILE_NAME} fits it"));

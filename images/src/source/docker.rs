@@ -34,7 +34,8 @@ pub(super) fn synthesise(members: &Members, manifest_json: &[u8]) -> Result<Synt
         return Err(Error::Limit {
             what: "the number of images in the archive".to_owned(),
             limit: oci::INDEX_ENTRIES_MAX.to_string(),
-        });
+        }
+        .into());
     }
     let mut made = Synthesised {
         index: Index::of(Vec::new()),

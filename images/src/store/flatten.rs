@@ -246,7 +246,7 @@ impl Read for TreeArchive {
             if self.ended || buffer.is_empty() {
                 return Ok(0);
             }
-            self.next_entry().map_err(io::Error::other)?;
+            self.next_entry().map_err(Error::into_io)?;
         }
     }
 }

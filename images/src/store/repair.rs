@@ -66,7 +66,7 @@ fn is_worth_reading(layer: usize, wanted: &Wanted) -> bool {
 impl Store {
     /// Repairs what [`Store::verify`] has found in this image. `fetch` opens a layer as it is transferred, and is called only when one is needed. What
     /// no layer has stays damaged.
-    pub fn repair<E: From<Error>>(
+    pub fn repair<E: From<Box<Error>>>(
         &self,
         image: &Image,
         problems: &[Problem],
@@ -105,9 +105,11 @@ impl Store {
                 &staging,
             );
             repaired.read_bytes += read;
-            found.map_err(|source| Error::Layer {
-                digest: layer.digest,
-                source: Box::new(source),
+            found.map_err(|source| {
+                Box::new(Error::Layer {
+                    digest: layer.digest,
+                    source,
+                })
             })?;
         }
         let (files, paths) = self.replace(&staging, &images)?;

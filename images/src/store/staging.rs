@@ -50,7 +50,8 @@ impl Staging {
         Err(Error::Limit {
             what: "the number of interrupted operations".into(),
             limit: format!("{ATTEMPTS_MAX}"),
-        })
+        }
+        .into())
     }
 
     /// The folder.

@@ -74,7 +74,8 @@ impl Table {
             _ => Err(Error::Limit {
                 what: "the number of entries and of directories above them".into(),
                 limit: FILE_ENTRIES_MAX.to_string(),
-            }),
+            }
+            .into()),
         }
     }
 

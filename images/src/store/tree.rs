@@ -24,9 +24,11 @@ const IMPLIED_DIRECTORY: Mode = Mode::from_bits_truncate(0o755);
 
 /// The name of an entry, checked: no `..`, not absolute, not too long; `None` for the root itself.
 pub fn split(name: &[u8]) -> Result<Option<(Vec<OsString>, OsString)>> {
-    let refused = |why: &str| Error::Entry {
-        entry: shown(name),
-        why: why.into(),
+    let refused = |why: &str| {
+        Box::new(Error::Entry {
+            entry: shown(name),
+            why: why.into(),
+        })
     };
     if name.len() > PATH_BYTES_MAX {
         return Err(refused("its name is longer than 4096 bytes"));
@@ -111,6 +113,7 @@ pub fn open_parent(
             entry: shown(entry),
             why,
         }
+        .into()
     };
     match open(root, &whole, flags) {
         Err(Errno::ENOENT) => {}

@@ -126,10 +126,12 @@ impl Unpacker {
         // A stream that failed tells why here, before what follows from that.
         drain(&mut blob, u64::MAX).map_err(Error::stream)?;
         let (_, actual) = blob.finish();
-        let mismatch = |what: &str, expected: &Digest, actual| Error::Mismatch {
-            what: what.into(),
-            expected: *expected,
-            actual,
+        let mismatch = |what: &str, expected: &Digest, actual| {
+            Box::new(Error::Mismatch {
+                what: what.into(),
+                expected: *expected,
+                actual,
+            })
         };
         if actual != descriptor.digest {
             return Err(mismatch("the layer", &descriptor.digest, actual));
@@ -186,7 +188,8 @@ impl Unpacker {
                 return Err(Error::Limit {
                     what: "the length of a path in the image".into(),
                     limit: format!("{PATH_BYTES_MAX} bytes"),
-                });
+                }
+                .into());
             }
             other => other.map_err(Error::at("open", path))?,
         };
@@ -433,9 +436,11 @@ impl Unpacker {
     }
 
     fn hard_link(&mut self, folder: &OwnedFd, parent: &Path, name: &OsStr, entry: &Entry) -> Result<()> {
-        let refused = |why: String| Error::Entry {
-            entry: tree::shown(&entry.path),
-            why,
+        let refused = |why: String| {
+            Box::new(Error::Entry {
+                entry: tree::shown(&entry.path),
+                why,
+            })
         };
         let target = || tree::shown(&entry.link);
         let split = tree::split(&entry.link)
@@ -529,10 +534,10 @@ impl Total {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(size);
         let limit = |what: &str, limit: String| {
-            Err(Error::Limit {
+            Err(Box::new(Error::Limit {
                 what: what.into(),
                 limit,
-            })
+            }))
         };
         if self.entries > ENTRIES_MAX {
             return limit("the number of entries", format!("{ENTRIES_MAX}"));

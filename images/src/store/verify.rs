@@ -99,7 +99,7 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
         problems.len() < PROBLEMS_MAX
     };
     let root = match tree::open_folder(&image.rootfs()) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.is_missing_file() => None,
         other => Some(other?),
     };
     let (mut has_room, mut listed) = (true, Listed::new());
@@ -129,10 +129,12 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
         return Ok(problems);
     };
     let looked = listed.for_each_added(folder, &root, &mut |path| Ok(add(path, Damage::Added, None)));
-    match looked {
-        // One of the directories.
-        Err(Error::Io { path, .. }) => drop(add(tree::at_root(&path), Damage::Unreadable, None)),
-        other => other?,
+    if let Err(error) = looked {
+        match *error {
+            // One of the directories.
+            Error::Io { path, .. } => drop(add(tree::at_root(&path), Damage::Unreadable, None)),
+            other => return Err(other.into()),
+        }
     }
     Ok(problems)
 }
@@ -225,7 +227,7 @@ pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<(
 }
 
 /// Without its lists nobody knows what an image was.
-pub fn cut_list(of: &str) -> Error {
+pub fn cut_list(of: &str) -> Box<Error> {
     Error::malformed(
         format!("the image's list of {of}"),
         "it is cut or altered: remove the image and load it again",

@@ -270,7 +270,7 @@ fn a_challenge_after_a_redirect_is_not_answered() {
         ..options()
     };
     let error = pull_with(&made, &server.reference("app:1"), &options).unwrap_err();
-    assert!(matches!(error, Error::Answer { .. }), "{error}");
+    assert!(matches!(*error, Error::Answer { .. }), "{error}");
     assert_eq!(thief.seen().len(), 1);
     assert!(
         thief
@@ -341,7 +341,7 @@ fn a_registry_that_loops_is_left() {
     // Tokens that are never good.
     let server = with_tokens(&made, 0);
     let error = pull(&made, &server).unwrap_err();
-    assert!(matches!(error, Error::Denied { .. }), "{error}");
+    assert!(matches!(*error, Error::Denied { .. }), "{error}");
     assert_eq!(server.log().len(), 3, "{:?}", server.log());
     // Redirects to itself.
     let server = Server::start(|seen| reply(307, &format!("Location: {}x\r\n", seen.target), ""));
@@ -471,7 +471,7 @@ fn an_image_pulled_by_tag_and_digest_goes_by_that_name() {
     // Another manifest under that digest is none.
     let other = Server::start(|_| reply(200, &format!("Content-Type: {}\r\n", media_type::MANIFEST), "{}"));
     let error = open(&other.reference(&format!("app@{digest}")), &options()).unwrap_err();
-    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    assert!(matches!(*error, Error::Mismatch { .. }), "{error}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn act(action: &str, folder: &Path) {
             let problems = store.verify(&image).unwrap();
             let old = source("old");
             let mut fetch = |layer: &_| {
-                Ok::<_, punnet_images::Error>(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>)
+                Ok::<_, Box<punnet_images::Error>>(Box::new(old.blob_of(layer)?) as Box<dyn std::io::Read>)
             };
             store.repair(&image, &problems, &mut fetch).unwrap();
         }
@@ -94,7 +94,7 @@ fn churn(store: &Store, folder: &Path, seed: u64) {
 /// `None` when somebody else has removed what was asked for.
 fn not_gone<T>(result: punnet_images::Result<T>) -> Option<T> {
     match result {
-        Err(Error::NotFound { .. }) => None,
+        Err(error) if matches!(*error, Error::NotFound { .. }) => None,
         other => Some(other.unwrap()),
     }
 }

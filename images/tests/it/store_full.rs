@@ -27,7 +27,7 @@ fn a_full_disk_leaves_the_images_that_were_there() {
     let kept = import(&store, &small.source()).unwrap();
     let objects = bytes_below(&disk.0.join("store/objects"));
     let error = import(&store, &large.source()).expect_err("it does not fit");
-    let cause = match &error {
+    let cause = match &*error {
         Error::Layer { source, .. } => source,
         other => other,
     };
@@ -73,7 +73,7 @@ fn assert_full<T>(result: Result<T>, context: &str) -> bool {
         Ok(_) => return false,
         Err(error) => error,
     };
-    let cause = match &error {
+    let cause = match &*error {
         Error::Layer { source, .. } => source,
         other => other,
     };

@@ -260,12 +260,12 @@ fn damaged_and_lying_blobs_are_refused_as_such() {
     assert!(error.contains("1 layers"), "{error}");
     let error = tampered(&|made| made.config.architecture = "s390x".into());
     assert!(
-        matches!(&error, Error::WrongPlatform(text) if text.contains("linux/s390x") && text.contains("linux/amd64")),
+        matches!(&*error, Error::WrongPlatform(text) if text.contains("linux/s390x") && text.contains("linux/amd64")),
         "{error}"
     );
     let error = tampered(&|made| made.config.os = "windows".into());
     assert!(
-        matches!(&error, Error::WrongPlatform(text) if text.contains("windows/amd64")),
+        matches!(&*error, Error::WrongPlatform(text) if text.contains("windows/amd64")),
         "{error}"
     );
     let error = chain(&tampered(&|made| {

@@ -45,7 +45,7 @@ fn whiteouts_and_digests_hold_in_an_image_of_very_many_entries() {
     assert_eq!((added.count(), problems.len()), (ADDED, ADDED + 2));
     let source = made.source();
     let mut fetch =
-        |layer: &_| Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>);
+        |layer: &_| Ok::<_, Box<punnet_images::Error>>(Box::new(source.blob_of(layer)?) as Box<dyn Read>);
     let repaired = store.repair(&image, &problems, &mut fetch).unwrap();
     assert_eq!((repaired.removed, repaired.files), (ADDED as u64, 1));
     assert_eq!(store.verify(&image).unwrap(), []);

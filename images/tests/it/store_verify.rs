@@ -42,7 +42,7 @@ fn check_damage(damage: impl Fn(&Path), problems: &[&str], layers_needed: bool) 
     store
         .repair(&image, &found, &mut |layer| {
             is_fetched = true;
-            Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+            Ok::<_, Box<punnet_images::Error>>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
         })
         .unwrap();
     assert_eq!(store.verify(&image).unwrap(), [], "{problems:?}");
@@ -318,7 +318,8 @@ fn a_directorys_own_attributes_are_put_back() {
     let repaired = |problems: usize| {
         let found = store.verify(&image).unwrap();
         assert_eq!(found.len(), problems, "{found:?}");
-        let none = |_: &_| -> Result<Box<dyn Read>, punnet_images::Error> { panic!("no layer is needed") };
+        let none =
+            |_: &_| -> Result<Box<dyn Read>, Box<punnet_images::Error>> { panic!("no layer is needed") };
         store.repair(&image, &found, &mut { none }).unwrap();
         assert_eq!(store.verify(&image).unwrap(), []);
         assert_eq!(value(), b"2: 3");
@@ -363,8 +364,9 @@ fn an_image_stored_before_there_were_lists_of_layers_and_directories_is_repaired
     let problems = store.verify(&image).unwrap();
     assert_eq!(problems.len(), 2);
     let source = made.source();
-    let fetch =
-        &mut |layer: &_| Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>);
+    let fetch = &mut |layer: &_| {
+        Ok::<_, Box<punnet_images::Error>>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+    };
     store.repair(&image, &problems, fetch).unwrap();
     assert_eq!(store.verify(&image).unwrap(), []);
 }
@@ -385,7 +387,7 @@ fn a_file_that_two_layers_have_is_looked_for_in_the_one_that_counts() {
         let mut fetched = Vec::new();
         let mut fetch = |layer: &punnet_images::oci::Descriptor| {
             fetched.push(layer.digest);
-            Ok::<_, punnet_images::Error>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
+            Ok::<_, Box<punnet_images::Error>>(Box::new(source.blob_of(layer)?) as Box<dyn Read>)
         };
         store.repair(&image, &problems, &mut fetch).unwrap();
         assert_eq!(fetched, [made.manifest.layers[layer].digest], "{damaged}");

@@ -36,11 +36,11 @@ impl Hands {
 }
 
 impl Worker for Hands {
-    fn image(&mut self, name: &Reference, _: &Platform) -> Result<Image, Error> {
+    fn image(&mut self, name: &Reference, _: &Platform) -> Result<Image, Box<Error>> {
         Store::open(&self.store)?.get(&name.to_string())
     }
 
-    fn run(&mut self, step: &RunStep) -> Result<Ran, Error> {
+    fn run(&mut self, step: &RunStep) -> Result<Ran, Box<Error>> {
         panic!("nothing is executed here: {step:?}");
     }
 
@@ -108,12 +108,12 @@ impl Bench {
     }
 
     /// Builds `FROM scratch` and these lines.
-    pub fn build(&self, lines: &str) -> Result<BuiltImage, Error> {
+    pub fn build(&self, lines: &str) -> Result<BuiltImage, Box<Error>> {
         self.build_file(&format!("FROM scratch\n{lines}"), &self.options())
     }
 
     /// Builds a whole Containerfile, which lies outside of the context.
-    pub fn build_file(&self, text: &str, options: &BuildOptions) -> Result<BuiltImage, Error> {
+    pub fn build_file(&self, text: &str, options: &BuildOptions) -> Result<BuiltImage, Box<Error>> {
         let file = self.path("Containerfile");
         fs::write(&file, text).unwrap();
         let options = BuildOptions {

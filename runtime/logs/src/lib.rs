@@ -35,6 +35,9 @@ const TIMES_MAX: usize = 256;
 /// Bytes of one pair.
 const TIME_BYTES: usize = 16;
 
+/// What this crate's functions return. The error is one pointer wide: each `?` passes it on, and errors are rare.
+pub type Result<T, E = Box<LogError>> = std::result::Result<T, E>;
+
 /// What can go wrong with a log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -58,8 +61,15 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// Whether there is no log, or none any more.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Opens the log for a container to write to, making it when there is none.
-pub fn open_for_container(folder: &Path) -> Result<File, LogError> {
+pub fn open_for_container(folder: &Path) -> Result<File> {
     let path = folder.join("log");
     let mut options = OpenOptions::new();
     options
@@ -78,7 +88,7 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens the log in a container's folder.
-    pub fn open(folder: &Path) -> Result<Self, LogError> {
+    pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("log");
         let file = OpenOptions::new()
             .read(true)
@@ -89,12 +99,12 @@ impl LogFile {
     }
 
     /// All bytes ever written.
-    pub fn end(&self) -> Result<u64, LogError> {
+    pub fn end(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(failed("look at", &self.path))?.len())
     }
 
     /// The first byte that is still there; [`LogFile::end`] when none is.
-    pub fn tail_start(&self) -> Result<u64, LogError> {
+    pub fn tail_start(&self) -> Result<u64> {
         match lseek64(&self.file, 0, Whence::SeekData) {
             Ok(offset) => Ok(u64::try_from(offset).expect("lseek(2) gives no negative offset")),
             Err(Errno::ENXIO) => self.end(),
@@ -103,7 +113,7 @@ impl LogFile {
     }
 
     /// Reads from `offset`, or from the tail's start when that has moved beyond it. Returns where the bytes are from and how many.
-    pub fn read_from(&self, offset: u64, buffer: &mut [u8]) -> Result<(u64, usize), LogError> {
+    pub fn read_from(&self, offset: u64, buffer: &mut [u8]) -> Result<(u64, usize)> {
         let offset = offset.max(self.tail_start()?);
         let read = self
             .file
@@ -113,7 +123,7 @@ impl LogFile {
     }
 
     /// Frees all but the last `kept_bytes`, rounded up to a page.
-    pub fn trim(&self, kept_bytes: u64) -> Result<(), LogError> {
+    pub fn trim(&self, kept_bytes: u64) -> Result<()> {
         let hole_end = self.end()?.saturating_sub(kept_bytes) / PAGE_BYTES * PAGE_BYTES;
         if hole_end <= self.tail_start()? {
             return Ok(());
@@ -124,13 +134,14 @@ impl LogFile {
             Ok(()) => Ok(()),
             Err(Errno::EOPNOTSUPP) => Err(LogError::NoHoles {
                 path: self.path.clone(),
-            }),
+            }
+            .into()),
             Err(errno) => Err(failed("trim", &self.path)(errno.into())),
         }
     }
 
     /// Records that the log reached its present end by `now_ms` (unix milliseconds).
-    pub fn note_time(&self, now_ms: u64) -> Result<(), LogError> {
+    pub fn note_time(&self, now_ms: u64) -> Result<()> {
         let (end, tail) = (self.end()?, self.tail_start()?);
         let path = self.times_path();
         let mut options = OpenOptions::new();
@@ -164,7 +175,7 @@ impl LogFile {
     }
 
     /// When the byte at `offset` had been written at the latest, unix milliseconds; `None` when nobody has looked since.
-    pub fn time_at(&self, offset: u64) -> Result<Option<u64>, LogError> {
+    pub fn time_at(&self, offset: u64) -> Result<Option<u64>> {
         Ok(read_times(&self.times_path())?
             .into_iter()
             .find(|&(end, _)| end > offset)
@@ -176,7 +187,7 @@ impl LogFile {
     }
 }
 
-fn read_times(path: &Path) -> Result<Vec<(u64, u64)>, LogError> {
+fn read_times(path: &Path) -> Result<Vec<(u64, u64)>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("read", path))?,
@@ -190,9 +201,14 @@ fn read_times(path: &Path) -> Result<Vec<(u64, u64)>, LogError> {
         .collect())
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
-    let path = path.to_path_buf();
-    move |source| LogError::Io { what, path, source }
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Box<LogError> {
+    move |source| {
+        Box::new(LogError::Io {
+            what,
+            path: path.into(),
+            source,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -56,14 +56,14 @@ impl Args {
     /// The container's id.
     pub fn id(&self) -> Result<ContainerId> {
         let Some(word) = self.rest.first() else {
-            return Err(Error::Usage(format!("{} needs a container's id", self.verb)));
+            return Err(Error::Usage(format!("{} needs a container's id", self.verb)).into());
         };
         ContainerId::new(&word.to_string_lossy())
     }
 }
 
-fn usage(error: impl std::fmt::Display) -> Error {
-    Error::Usage(format!("{error}; see --help"))
+fn usage(error: impl std::fmt::Display) -> Box<Error> {
+    Error::Usage(format!("{error}; see --help")).into()
 }
 
 /// Splits the words up.

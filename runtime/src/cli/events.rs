@@ -46,9 +46,11 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
         if Instant::now() >= next {
             match runtime.stats(&id) {
                 Ok(stats) => tell("stats", Some(stats))?,
-                // It has ended meanwhile: the watch says so too.
-                Err(Error::WrongStatus { .. } | Error::NotFound(_)) => 0,
-                Err(error) => return Err(error),
+                Err(error) => match *error {
+                    // It has ended meanwhile: the watch says so too.
+                    Error::WrongStatus { .. } | Error::NotFound(_) => 0,
+                    other => return Err(other.into()),
+                },
             };
             next += interval;
         }
@@ -62,7 +64,11 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
 
 /// As Go writes durations: `5s`, `250ms`, `1m30s`.
 fn duration(text: &str) -> Result<Duration> {
-    let wrong = || Error::Usage(format!("--interval {text:?}: a time is needed, as 5s or 250ms"));
+    let wrong = || {
+        Box::new(Error::Usage(format!(
+            "--interval {text:?}: a time is needed, as 5s or 250ms"
+        )))
+    };
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {

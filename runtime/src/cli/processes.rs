@@ -20,7 +20,7 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
     match args.format.as_str() {
         "json" => print(&format!("{}\n", json(&pids, false)?)),
         "table" | "" => print(&table(args, &pids)?),
-        other => Err(Error::Usage(format!("unknown format {other:?}: json or table"))),
+        other => Err(Error::Usage(format!("unknown format {other:?}: json or table")).into()),
     }
 }
 
@@ -31,9 +31,9 @@ fn table(args: &Args, pids: &[i32]) -> Result<String> {
         _ => command.args(DEFAULT_WORDS),
     };
     let failed = |why: String| {
-        Error::Usage(format!(
+        Box::new(Error::Usage(format!(
             "ps of this machine {why}; --format json lists process ids"
-        ))
+        )))
     };
     let output = command
         .output()

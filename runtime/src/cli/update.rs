@@ -34,9 +34,9 @@ const BYTES_MAX: u64 = 1024 * 1024;
 pub(super) fn resources(args: &Args) -> Result<Resources> {
     match &args.resources {
         Some(path) => read(path),
-        None if args.limits.is_empty() => Err(Error::Usage(
-            "update needs limits, as --memory 64m, or --resources FILE".to_owned(),
-        )),
+        None if args.limits.is_empty() => {
+            Err(Error::Usage("update needs limits, as --memory 64m, or --resources FILE".to_owned()).into())
+        }
         None => from_options(&args.limits),
     }
 }
@@ -52,9 +52,12 @@ fn read(path: &Path) -> Result<Resources> {
         .take(BYTES_MAX)
         .read_to_end(&mut bytes)
         .os("read", path.display())?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
-        path: path.display().to_string(),
-        source,
+    serde_json::from_slice(&bytes).map_err(|source| {
+        Error::Json {
+            path: path.display().to_string(),
+            source,
+        }
+        .into()
     })
 }
 
@@ -79,7 +82,7 @@ fn from_options(limits: &[(String, String)]) -> Result<Resources> {
             "cpuset-mems" => cpu.mems.clone_from(value),
             "pids-limit" => pids.limit = Some(given.number()?),
             "blkio-weight" => io.weight = Some(given.number()?),
-            other => return Err(Error::Usage(format!("--{other} is not known"))),
+            other => return Err(Error::Usage(format!("--{other} is not known")).into()),
         }
     }
     Ok(Resources {
@@ -122,8 +125,8 @@ impl Given<'_> {
         number.checked_mul(1 << shift).ok_or_else(wrong)
     }
 
-    fn wrong(&self, wanted: &str) -> Error {
-        Error::Usage(format!("--{} {:?}: {wanted} is needed", self.name, self.value))
+    fn wrong(&self, wanted: &str) -> Box<Error> {
+        Error::Usage(format!("--{} {:?}: {wanted} is needed", self.name, self.value)).into()
     }
 }
 

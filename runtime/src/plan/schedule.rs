@@ -111,7 +111,7 @@ pub fn scheduler(given: &Scheduler) -> Result<SchedAttr> {
     }
     let policy = word("process.scheduler.policy", &POLICIES, &given.policy)?;
     let flags = given.flags.iter().try_fold(0, |bits, flag| {
-        Ok(bits | word("process.scheduler.flags", &SCHEDULER_FLAGS, flag)?)
+        Ok::<_, Box<Error>>(bits | word("process.scheduler.flags", &SCHEDULER_FLAGS, flag)?)
     })?;
     if !(-20..=19).contains(&given.nice) {
         return refuse("nice", "is not within -20 and 19");
@@ -181,7 +181,7 @@ const MODE_FLAGS: [(&str, i32); 3] = [
 pub fn memory_policy(given: &MemoryPolicy) -> Result<MemoryPolicyPlan> {
     let (mode, wants) = word("linux.memoryPolicy.mode", &MODES, &given.mode)?;
     let flags = given.flags.iter().try_fold(0, |bits, flag| {
-        Ok(bits | word("linux.memoryPolicy.flags", &MODE_FLAGS, flag)?)
+        Ok::<_, Box<Error>>(bits | word("linux.memoryPolicy.flags", &MODE_FLAGS, flag)?)
     })?;
     let field = "linux.memoryPolicy.nodes";
     let nodes = match given.nodes.as_str() {

@@ -16,7 +16,7 @@ use punnet_spec::Spec;
 
 use super::work::Work;
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::{CliError, Result};
 use crate::roots::Roots;
 use crate::verbs::containers::runtime;
 use crate::verbs::{Given, images, registry, sign};
@@ -66,14 +66,15 @@ impl Worker for Hands<'_> {
             sign::check(self.roots, &image, &name.to_string(), None)?;
             Ok(image)
         });
-        checked.map_err(|error| match error {
+        checked.map_err(|error| match *error {
             CliError::Images(error) => error,
-            other => Error::Run(chain(&other)),
+            other => Error::Run(chain(&other)).into(),
         })
     }
 
     fn run(&mut self, step: &RunStep) -> punnet_images::Result<Ran> {
-        self.execute(step).map_err(|error| Error::Run(chain(&error)))
+        self.execute(step)
+            .map_err(|error| Error::Run(chain(&error)).into())
     }
 
     fn tell(&mut self, event: Event<'_>) {
@@ -121,7 +122,7 @@ impl<'a> Hands<'a> {
         }
     }
 
-    fn execute(&mut self, step: &RunStep) -> Result<Ran, CliError> {
+    fn execute(&mut self, step: &RunStep) -> Result<Ran> {
         self.steps += 1;
         let name = format!("build-{}-{}", self.work.name, self.steps);
         let spec = spec(step, &name)?;
@@ -164,7 +165,7 @@ impl<'a> Hands<'a> {
 }
 
 /// A step's container: as `punnet run` makes one, on the trees of the build.
-fn spec(step: &RunStep, name: &str) -> Result<Spec, CliError> {
+fn spec(step: &RunStep, name: &str) -> Result<Spec> {
     let lowest = step.lowers.last().cloned().unwrap_or_default();
     let place = Place {
         image_rootfs: lowest,
@@ -192,7 +193,7 @@ fn spec(step: &RunStep, name: &str) -> Result<Spec, CliError> {
         args: step.command.clone(),
         hostname: HOSTNAME.into(),
         host_network: !step.is_offline,
-        mounts: script.collect::<Result<_, CliError>>()?,
+        mounts: script.collect::<Result<_>>()?,
         ..RunOptions::default()
     };
     let seccomp = punnet_runtime::seccomp::named_default_seccomp;
@@ -203,7 +204,7 @@ fn spec(step: &RunStep, name: &str) -> Result<Spec, CliError> {
 }
 
 /// Nothing of overlayfs that a layer cannot say: no redirected directories, no files without their content.
-fn overlay_options(step: &RunStep) -> Result<Vec<String>, CliError> {
+fn overlay_options(step: &RunStep) -> Result<Vec<String>> {
     let text = |path: &Path| {
         let text = path.to_str().filter(|text| !text.contains([',', ':', '\\']));
         text.map(str::to_owned).ok_or_else(|| {
@@ -236,7 +237,7 @@ fn overlay_options(step: &RunStep) -> Result<Vec<String>, CliError> {
 }
 
 /// Runs a container; signals that ask us to end, end it.
-fn run_to_its_end(runtime: &Runtime, id: &ContainerId, options: &CreateOptions) -> Result<u8, CliError> {
+fn run_to_its_end(runtime: &Runtime, id: &ContainerId, options: &CreateOptions) -> Result<u8> {
     let mut signals = SigSet::empty();
     let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
     ending
@@ -256,7 +257,7 @@ fn run_to_its_end(runtime: &Runtime, id: &ContainerId, options: &CreateOptions) 
             let signal = signals.wait().map_err(failed)?;
             if signal != Signal::SIGCHLD {
                 runtime.kill(id, Signal::SIGKILL as i32, false)?;
-                return Err(CliError::Interrupted(signal.as_str()));
+                return Err(CliError::Interrupted(signal.as_str()).into());
             }
         }
     })();
@@ -274,10 +275,10 @@ fn exit_code(pid: Pid) -> nix::Result<Option<u8>> {
 }
 
 /// What to do when the root file system of a step cannot be.
-fn explain(error: CliError) -> CliError {
+fn explain(error: Box<CliError>) -> Box<CliError> {
     let text = chain(&error);
     if text.contains("overlay") {
-        return CliError::NoOverlay(Box::new(error));
+        return CliError::NoOverlay(error).into();
     }
     error
 }
@@ -296,11 +297,11 @@ fn show_end(path: &Path) {
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, CliError> {
+fn open(path: &Path) -> Result<OwnedFd> {
     Ok(File::open(path).map_err(file("cannot open", path))?.into())
 }
 
-fn stderr() -> Result<OwnedFd, CliError> {
+fn stderr() -> Result<OwnedFd> {
     use std::os::fd::AsFd;
     let copy = std::io::stderr().as_fd().try_clone_to_owned();
     copy.map_err(file("cannot copy", Path::new("standard error")))

@@ -17,12 +17,12 @@ use punnet_images::build::{self, PrunedSteps};
 use punnet_runtime::ContainerId;
 
 use crate::container::file;
-use crate::error::CliError;
+use crate::error::Result;
 use crate::roots::Roots;
 use crate::verbs::containers::runtime;
 
 /// Ends what killed builds have left running, and removes their folders.
-pub fn reclaim(roots: &Roots) -> Result<(), CliError> {
+pub fn reclaim(roots: &Roots) -> Result<()> {
     let parent = roots.data()?.join("build/work");
     let entries = match fs::read_dir(&parent) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -51,12 +51,12 @@ pub fn reclaim(roots: &Roots) -> Result<(), CliError> {
 }
 
 /// Forgets all steps. `None` while somebody builds.
-pub fn prune(roots: &Roots) -> Result<Option<PrunedSteps>, CliError> {
+pub fn prune(roots: &Roots) -> Result<Option<PrunedSteps>> {
     reclaim(roots)?;
     Ok(build::prune(&roots.data()?.join("build/cache"))?)
 }
 
-fn clear(folder: &Path, lock_path: &Path) -> Result<(), CliError> {
+fn clear(folder: &Path, lock_path: &Path) -> Result<()> {
     punnet_images::remove_tree(folder)?;
     Ok(punnet_images::remove_tree(lock_path)?)
 }
@@ -71,7 +71,7 @@ pub struct Work {
 
 impl Work {
     /// Makes an empty one.
-    pub fn make(data: &Path) -> Result<Self, CliError> {
+    pub fn make(data: &Path) -> Result<Self> {
         let parent = data.join("build/work");
         fs::create_dir_all(&parent).map_err(file("cannot create", &parent))?;
         let name = std::process::id().to_string();

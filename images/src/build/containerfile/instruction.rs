@@ -77,7 +77,7 @@ pub fn read(joined: &Joined, escape: char) -> Result<Kind> {
 }
 
 impl<'a> Line<'a> {
-    fn error(&self, offset: usize, why: impl Into<String>) -> crate::Error {
+    fn error(&self, offset: usize, why: impl Into<String>) -> Box<crate::Error> {
         self.joined.error(self.rest_at + offset, why)
     }
 

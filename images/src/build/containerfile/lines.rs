@@ -54,7 +54,7 @@ impl Joined {
     }
 
     /// An error there.
-    pub fn error(&self, offset: usize, why: impl Into<String>) -> Error {
+    pub fn error(&self, offset: usize, why: impl Into<String>) -> Box<Error> {
         let (line, column) = self.place(offset);
         error(line, column, why)
     }

@@ -265,7 +265,7 @@ fn errors_say_where() {
         ("ARG A=1\n", 1, 1, "there is no FROM"),
     ];
     for (text, want_line, want_column, want) in cases {
-        match parse(text) {
+        match parse(text).map_err(|error| *error) {
             Err(Error::Containerfile {
                 line, column, why, ..
             }) => {

@@ -39,7 +39,7 @@ impl Files for StageFiles<'_> {
     }
 
     fn real(&self, path: &str) -> Result<String> {
-        self.tree.resolve(path).map_err(Error::Run)
+        self.tree.resolve(path).map_err(|why| Error::Run(why).into())
     }
 
     fn names(&self, folder: &str) -> Result<Vec<String>> {
@@ -65,9 +65,11 @@ impl Files for StageFiles<'_> {
     }
 
     fn read(&self, path: &str) -> Result<File> {
-        let missing = || Error::NotFound {
-            name: path.to_owned(),
-            place: self.place.clone(),
+        let missing = || {
+            Box::new(Error::NotFound {
+                name: path.to_owned(),
+                place: self.place.clone(),
+            })
         };
         let node = self.tree.get(path).ok_or_else(missing)?;
         self.disks
