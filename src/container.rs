@@ -76,9 +76,9 @@ impl Folders {
             || !name.bytes().all(allowed)
             || !name.as_bytes()[0].is_ascii_alphanumeric()
         {
-            return Err(CliError::Usage(format!(
+            return Err(CliError::usage(format_args!(
                 "{name:?} is no container name: letters, digits, '-', '_', '.', a letter or digit first, at most 128"
-            )).into());
+            )));
         }
         let folder = |root: PathBuf| root.join("containers").join(name);
         Ok(Self {
@@ -115,7 +115,7 @@ impl Folders {
                     .ok(),
             );
         }
-        names.sort();
+        names.sort_unstable();
         names.iter().map(|name| Self::of(roots, name)).collect()
     }
 

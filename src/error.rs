@@ -1,6 +1,7 @@
 //! What goes wrong on the command line, in the user's words, and the exit code each has.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +134,13 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// A command line that makes no sense.
+    #[cold]
+    #[inline(never)]
+    pub fn usage(why: fmt::Arguments<'_>) -> Box<Self> {
+        Box::new(Self::Usage(why.to_string()))
+    }
+
     /// A file of ours that could not be used.
     #[cold]
     #[inline(never)]

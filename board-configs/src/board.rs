@@ -131,7 +131,7 @@ impl DeviceClass {
             .iter()
             .flat_map(|node| matching(Path::new(node)))
             .collect();
-        found.sort();
+        found.sort_unstable();
         found
     }
 }

@@ -123,17 +123,17 @@ pub(crate) fn unhex(hex: &str) -> Option<Vec<u8>> {
 }
 
 /// Passes data through and keeps its length and digest.
-pub struct HashingReader<R> {
-    inner: R,
+pub struct HashingReader<'a> {
+    inner: Box<dyn Read + 'a>,
     hasher: Sha256,
     bytes: u64,
 }
 
-impl<R: Read> HashingReader<R> {
+impl<'a> HashingReader<'a> {
     /// Starts at zero bytes.
-    pub fn new(inner: R) -> Self {
+    pub fn new(inner: impl Read + 'a) -> Self {
         Self {
-            inner,
+            inner: Box::new(inner),
             hasher: Sha256::new(),
             bytes: 0,
         }
@@ -150,7 +150,7 @@ impl<R: Read> HashingReader<R> {
     }
 }
 
-impl<R: Read> Read for HashingReader<R> {
+impl Read for HashingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..count]);

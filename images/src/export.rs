@@ -188,7 +188,7 @@ fn named_entries(manifest: &Descriptor, references: &[Reference]) -> Vec<Descrip
 }
 
 /// What was passed on is what the digest names: damage is told here, not on the machine that the image goes to.
-fn expect(content: HashingReader<impl Read>, expected: Digest, what: &str) -> Result<()> {
+fn expect(content: HashingReader<'_>, expected: Digest, what: &str) -> Result<()> {
     let (_, actual) = content.finish();
     if actual == expected {
         return Ok(());
@@ -218,7 +218,7 @@ fn write_docker(images: &[Part<'_>], out: &mut Out, window: &Path) -> Result<()>
             let name = format!("{}/layer.tar", diff_id.hex());
             if written.insert(name.clone()) {
                 // tar wants the size first: the layer is unpacked once to count and once to write.
-                let plain = || decompressed(source.blob_of(layer)?, layer, window.into());
+                let plain = || decompressed(Box::new(source.blob_of(layer)?), layer, window.into());
                 let size = io::copy(&mut plain()?, &mut io::sink()).map_err(Error::Stream)?;
                 let mut content = HashingReader::new(plain()?);
                 out.add(&name, size, &mut content)?;

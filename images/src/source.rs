@@ -11,6 +11,7 @@
 mod docker;
 mod tree;
 
+use crate::decompress::gunzip;
 use crate::oci::{
     self, ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform,
     media_type,
@@ -227,7 +228,7 @@ impl Source {
             .map_err(Error::stream)?;
         let whole = io::Cursor::new(magic.clone()).chain(stream);
         let mut whole: Box<dyn Read> = match magic == GZIP_MAGIC {
-            true => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+            true => Box::new(gunzip(Box::new(whole))),
             false => Box::new(whole),
         };
         copy(&mut whole, &file, folder)?;

@@ -595,7 +595,7 @@ impl Store {
                 references.push(reference);
             }
         }
-        references.sort();
+        references.sort_unstable();
         Ok(Image {
             manifest: *digest,
             references,
@@ -839,7 +839,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).map_err(Error::at("list", folder))? {
         paths.push(entry.map_err(Error::at("list", folder))?.path());
     }
-    paths.sort();
+    paths.sort_unstable();
     Ok(paths)
 }
 

@@ -72,15 +72,15 @@ pub trait Advance: Read {
 }
 
 /// A stream that can only be read.
-pub struct Sequential<R>(pub R);
+pub struct Sequential<'a>(pub &'a mut dyn Read);
 
-impl<R: Read> Read for Sequential<R> {
+impl Read for Sequential<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl<R: Read> Advance for Sequential<R> {
+impl Advance for Sequential<'_> {
     fn advance(&mut self, count: u64) -> io::Result<()> {
         if io::copy(&mut (&mut self.0).take(count), &mut io::sink())? < count {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -90,8 +90,8 @@ impl<R: Read> Advance for Sequential<R> {
 }
 
 /// The entries of an archive. Data of the current entry is read through [`Read`]; what is left of it is passed over by `next`.
-pub struct TarStream<R> {
-    inner: R,
+pub struct TarStream<'a> {
+    inner: Box<dyn Advance + 'a>,
     offset: u64,
     data_left: u64,
     padding: u64,
@@ -99,21 +99,16 @@ pub struct TarStream<R> {
     sparse: Option<Map>,
 }
 
-impl<R: Advance> TarStream<R> {
+impl<'a> TarStream<'a> {
     /// Starts at the first header.
-    pub fn new(inner: R) -> Self {
+    pub fn new(inner: impl Advance + 'a) -> Self {
         Self {
-            inner,
+            inner: Box::new(inner),
             offset: 0,
             data_left: 0,
             padding: 0,
             sparse: None,
         }
-    }
-
-    /// The stream behind, after the last entry.
-    pub fn into_inner(self) -> R {
-        self.inner
     }
 
     /// The next entry, or `None` at the end of the archive.
@@ -349,7 +344,7 @@ impl<R: Advance> TarStream<R> {
     }
 }
 
-impl<R: Advance> Read for TarStream<R> {
+impl Read for TarStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(mut map) = self.sparse.take() else {
             return self.read_data(buffer);
@@ -388,7 +383,7 @@ struct Extended {
 }
 
 impl Extended {
-    fn read_long<R: Advance>(&mut self, size: u64, stream: &mut TarStream<R>, is_path: bool) -> Result<()> {
+    fn read_long(&mut self, size: u64, stream: &mut TarStream<'_>, is_path: bool) -> Result<()> {
         let data = stream.extension(size)?;
         self.seen = true;
         *(if is_path { &mut self.path } else { &mut self.link }) = Some(until_nul(&data).to_vec());
@@ -525,8 +520,8 @@ fn base256(field: &[u8]) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>> {
-        let mut stream = TarStream::new(Sequential(bytes));
+    fn read(mut bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>> {
+        let mut stream = TarStream::new(Sequential(&mut bytes));
         let mut entries = Vec::new();
         while let Some(entry) = stream.next_entry()? {
             let mut data = Vec::new();

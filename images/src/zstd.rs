@@ -29,8 +29,8 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const CHECKSUM_BYTES: u64 = 4;
 
 /// Unpacks while it reads.
-pub struct ZstdReader<R> {
-    source: BufReader<R>,
+pub struct ZstdReader<'a> {
+    source: BufReader<Box<dyn Read + 'a>>,
     window: Window,
     frame: Option<Frame>,
     block: Vec<u8>,
@@ -43,9 +43,9 @@ struct Frame {
     was_last: bool,
 }
 
-impl<R: Read> ZstdReader<R> {
+impl<'a> ZstdReader<'a> {
     /// Nothing is read yet. What memory does not hold goes to a file of this name, which it loses at once.
-    pub fn new(source: R, scratch: Option<PathBuf>) -> Self {
+    pub fn new(source: Box<dyn Read + 'a>, scratch: Option<PathBuf>) -> Self {
         Self {
             source: BufReader::with_capacity(BUFFER_BYTES, source),
             window: Window::new(scratch),
@@ -127,7 +127,7 @@ impl<R: Read> ZstdReader<R> {
     }
 }
 
-impl<R: Read> Read for ZstdReader<R> {
+impl Read for ZstdReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let count = self.window.read(out);
@@ -155,7 +155,7 @@ impl<R: Read> Read for ZstdReader<R> {
 /// Reads bytes as zstd, up to so many: for the fuzz target, which cannot reach the parts.
 pub fn read_as_zstd(bytes: &[u8], bytes_max: u64) {
     drop(io::copy(
-        &mut ZstdReader::new(bytes, None).take(bytes_max),
+        &mut ZstdReader::new(Box::new(bytes), None).take(bytes_max),
         &mut io::sink(),
     ));
 }
@@ -222,7 +222,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<String, String> {
         let mut text = String::new();
-        match ZstdReader::new(bytes, None).read_to_string(&mut text) {
+        match ZstdReader::new(Box::new(bytes), None).read_to_string(&mut text) {
             Ok(_) => Ok(text),
             Err(error) => Err(error.to_string()),
         }
@@ -310,7 +310,7 @@ mod tests {
         for scratch in [None, Some(folder.path().join("window"))] {
             let with_file = scratch.is_some();
             let mut unpacked = Vec::new();
-            let read = ZstdReader::new(compressed, scratch).read_to_end(&mut unpacked);
+            let read = ZstdReader::new(Box::new(compressed), scratch).read_to_end(&mut unpacked);
             read.unwrap_or_else(|error| panic!("{what}, {with_file}: {error}"));
             assert!(unpacked == content, "{what}, {with_file}");
         }
@@ -352,10 +352,13 @@ mod tests {
                 damaged[at] ^= 1 << (at % 8);
                 let mut out = io::sink();
                 drop(io::copy(
-                    &mut ZstdReader::new(&damaged[..], None).take(1 << 20),
+                    &mut ZstdReader::new(Box::new(&damaged[..]), None).take(1 << 20),
                     &mut out,
                 ));
-                drop(io::copy(&mut ZstdReader::new(&whole[..at], None), &mut out));
+                drop(io::copy(
+                    &mut ZstdReader::new(Box::new(&whole[..at]), None),
+                    &mut out,
+                ));
             }
         }
     }

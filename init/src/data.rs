@@ -189,7 +189,8 @@ fn make(partition: &Partition) -> Result<()> {
     ));
     let node = partition.node();
     let template = File::open(TEMPLATE).map_err(InitError::at("open", TEMPLATE))?;
-    let mut unpacked = GzDecoder::new(template).take(partition.bytes.min(TEMPLATE_BYTES_MAX));
+    let mut unpacked =
+        GzDecoder::new(Box::new(template) as Box<dyn Read>).take(partition.bytes.min(TEMPLATE_BYTES_MAX));
     let mut disk = OpenOptions::new()
         .write(true)
         .open(&node)

@@ -119,7 +119,7 @@ pub fn interfaces() -> Vec<Interface> {
             real.then_some(Interface { name, index, mac })
         })
         .collect();
-    found.sort_by_key(|interface| interface.index);
+    found.sort_unstable_by_key(|interface| interface.index);
     found
 }
 

@@ -40,7 +40,7 @@ pub fn all() -> Vec<Partition> {
                 .any(|kind| name.starts_with(kind))
         })
         .collect();
-    names.sort();
+    names.sort_unstable();
     names.into_iter().filter_map(probe).collect()
 }
 

@@ -57,6 +57,6 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
         .collect();
-    files.sort();
+    files.sort_unstable();
     files
 }

@@ -189,10 +189,9 @@ fn dispatch(args: &Args) -> Result<u8> {
         }
         "features" => features::run(),
         "spec" => spec(args),
-        other => Err(Error::Usage(format!(
+        other => Err(Error::usage(format_args!(
             "unknown command {other:?}; `punnet-oci --help` lists them"
-        ))
-        .into()),
+        ))),
     }
 }
 
@@ -288,7 +287,7 @@ fn signal(word: &str) -> Result<i32> {
     if let Ok(number) = word.parse::<i32>() {
         return match number {
             0..=SIGNAL_MAX => Ok(number),
-            _ => Err(Error::Usage(format!("{number} is not a signal")).into()),
+            _ => Err(Error::usage(format_args!("{number} is not a signal"))),
         };
     }
     let upper = word.to_ascii_uppercase();
@@ -299,7 +298,7 @@ fn signal(word: &str) -> Result<i32> {
     };
     Signal::from_str(&name)
         .map(|signal| signal as i32)
-        .map_err(|_| Error::Usage(format!("unknown signal {word:?}")).into())
+        .map_err(|_| Error::usage(format_args!("unknown signal {word:?}")))
 }
 
 #[inline(never)]
@@ -334,7 +333,9 @@ fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
                 &std::iter::once(heading).chain(rows).collect::<Vec<_>>(),
             ))
         }
-        other => Err(Error::Usage(format!("unknown format {other:?}: json or table")).into()),
+        other => Err(Error::usage(format_args!(
+            "unknown format {other:?}: json or table"
+        ))),
     }
 }
 
@@ -401,9 +402,9 @@ fn exec(runtime: &Runtime, args: &Args) -> Result<u8> {
 fn sub_cgroup(word: &str) -> Result<PathBuf> {
     match word.split_once(':') {
         None if !word.is_empty() => Ok(word.into()),
-        _ => Err(Error::Usage(format!(
+        _ => Err(Error::usage(format_args!(
             "--cgroup {word:?}: a path below the container's cgroup is needed; cgroup v2 has no controllers with paths of their own"
-        )).into()),
+        ))),
     }
 }
 
@@ -425,7 +426,7 @@ fn container_process(runtime: &Runtime, id: &crate::ContainerId, args: &Args) ->
     for word in args.rest.iter().skip(1) {
         let word = word
             .to_str()
-            .ok_or_else(|| Error::Usage(format!("{} is not UTF-8", word.display())))?;
+            .ok_or_else(|| Error::usage(format_args!("{} is not UTF-8", word.display())))?;
         words.push(word.to_owned());
     }
     if words.is_empty() {
@@ -467,7 +468,7 @@ fn parse_user(user: &str, gid: u32) -> Result<(u32, u32)> {
         .map_or((user, None), |(uid, gid)| (uid, Some(gid)));
     let number = |text: &str| {
         text.parse().map_err(|_| {
-            Error::Usage(format!(
+            Error::usage(format_args!(
                 "--user {user:?}: numbers are needed, as 1000 or 1000:1000"
             ))
         })

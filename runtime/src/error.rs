@@ -166,6 +166,13 @@ impl Error {
         Box::new(Self::Config { field, reason })
     }
 
+    /// A command line that makes no sense.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn usage(why: std::fmt::Arguments<'_>) -> Box<Self> {
+        Box::new(Self::Usage(why.to_string()))
+    }
+
     /// A failed system call.
     #[cold]
     #[inline(never)]

@@ -147,7 +147,7 @@ fn forward_signals(signals: &Signals, pidfd: BorrowedFd<'_>, master: Option<&Own
         match punnet_sys::pidfd_send_signal(pidfd, signal) {
             // It has just ended: the next round sees it.
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(errno).os("pass on", format!("signal {signal}")),
+            Err(errno) => return Err(errno).os("pass on", format_args!("signal {signal}")),
         }
     }
     Ok(())

@@ -346,7 +346,9 @@ fn drop_bounding(plan: CapabilityPlan) -> Result<()> {
             Err(Errno::EINVAL) => break,
             // Who may drop nothing may still have nothing to drop.
             Err(Errno::EPERM) if matches!(punnet_sys::cap_bset_read(cap), Ok(false)) => {}
-            Err(errno) => return Err(errno).os("drop from the bounding set", format!("capability {cap}")),
+            Err(errno) => {
+                return Err(errno).os("drop from the bounding set", format_args!("capability {cap}"));
+            }
         }
     }
     Ok(())
@@ -389,7 +391,7 @@ fn set_capabilities(plan: CapabilityPlan, extra: u64) -> Result<()> {
     if extra == 0 || plan.ambient != 0 {
         punnet_sys::cap_ambient_clear_all().os("clear", "the ambient capabilities")?;
         for cap in (0..64).filter(|cap| plan.ambient & 1 << cap != 0) {
-            punnet_sys::cap_ambient_raise(cap).os("raise", format!("ambient capability {cap}"))?;
+            punnet_sys::cap_ambient_raise(cap).os("raise", format_args!("ambient capability {cap}"))?;
         }
     }
     Ok(())

@@ -248,8 +248,10 @@ fn accompany(
     }
     let process = outside.process;
     for limit in &process.rlimits {
-        punnet_sys::prlimit(pid, limit.resource, limit.soft, limit.hard)
-            .os("set", format!("{} to {}:{}", limit.name, limit.soft, limit.hard))?;
+        punnet_sys::prlimit(pid, limit.resource, limit.soft, limit.hard).os(
+            "set",
+            format_args!("{} to {}:{}", limit.name, limit.soft, limit.hard),
+        )?;
     }
     if let Some(adjustment) = process.oom_score_adj.filter(|_| !oom_score_is_set) {
         adjust_oom_score(&pid.to_string(), adjustment)?;

@@ -181,7 +181,7 @@ impl Netlink {
             let request = Request::new(kind, NLM_F_DUMP, body);
             // An answer's kind is its request's less two: RTM_NEW of RTM_GET.
             let wanted = kind - 2;
-            match self.call(request, |kind, payload| {
+            match self.call(request, &mut |kind, payload| {
                 if kind == wanted {
                     each(&mut found, payload);
                 }
@@ -194,7 +194,7 @@ impl Netlink {
     }
 
     /// Sends a request and gives every message of the answer to `each`. EAGAIN when what is listed has changed meanwhile.
-    fn call(&self, request: Request, mut each: impl FnMut(u16, &[u8])) -> nix::Result<()> {
+    fn call(&self, request: Request, each: &mut dyn FnMut(u16, &[u8])) -> nix::Result<()> {
         send(self.0.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut is_whole = true;
@@ -226,7 +226,7 @@ impl Netlink {
     pub fn index(&self, name: &str) -> nix::Result<Option<i32>> {
         let mut found = None;
         let request = Request::new(RTM_GETLINK, NLM_F_ACK, &link_body(0, 0, 0)).with_name(name);
-        match self.call(request, |kind, payload| {
+        match self.call(request, &mut |kind, payload| {
             if kind == RTM_NEWLINK {
                 found = number(payload, 4).map(i32::from_ne_bytes);
             }
@@ -256,7 +256,7 @@ impl Netlink {
         let request = Request::new(RTM_NEWLINK, NLM_F_ACK, &link_body(index, 0, 0))
             .with(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
             .with_name(name);
-        self.call(request, |_, _| {})
+        self.call(request, &mut |_, _| {})
     }
 
     /// Gives a device an address.
@@ -267,13 +267,13 @@ impl Netlink {
         for (kind, value) in &address.attributes {
             request = request.with(*kind, value);
         }
-        self.call(request, |_, _| {})
+        self.call(request, &mut |_, _| {})
     }
 
     /// Switches a device on.
     pub fn up(&self, index: i32) -> nix::Result<()> {
         let request = Request::new(RTM_NEWLINK, NLM_F_ACK, &link_body(index, IFF_UP, IFF_UP));
-        self.call(request, |_, _| {})
+        self.call(request, &mut |_, _| {})
     }
 }
 

@@ -512,7 +512,7 @@ pub(crate) fn make_devices(root: BorrowedFd<'_>, plan: &Plan, in_userns: bool) -
         }
         match symlinkat(target, &dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno).os("link", format!("/dev/{name}")),
+            Err(errno) => return Err(errno).os("link", format_args!("/dev/{name}")),
         }
     }
     Ok(())

@@ -450,7 +450,7 @@ impl Runtime {
             });
             list.push(listed(record, status));
         }
-        list.sort_by(|a, b| a.state.id.cmp(&b.state.id));
+        list.sort_unstable_by(|a, b| a.state.id.cmp(&b.state.id));
         Ok(list)
     }
 
@@ -508,11 +508,10 @@ impl Runtime {
             (Some(path), sub) => Some(cgroup::open(path, sub.as_deref())?),
             (None, None) => None,
             (None, Some(sub)) => {
-                return Err(Error::Usage(format!(
+                return Err(Error::usage(format_args!(
                     "container {id} has no cgroup, so there is no {} in it",
                     sub.display()
-                ))
-                .into());
+                )));
             }
         };
         give_back_code();

@@ -43,13 +43,12 @@ pub fn read_files(folder: &Path) -> Result<Files> {
                 .extension()
                 .is_some_and(|extension| extension == "yaml" || extension == "yml")
     });
-    paths.sort();
+    paths.sort_unstable();
     if paths.len() > FILES_MAX {
-        return Err(CliError::Usage(format!(
+        return Err(CliError::usage(format_args!(
             "{} has more than {FILES_MAX} app files",
             folder.display()
-        ))
-        .into());
+        )));
     }
     let mut all: Vec<Read> = paths.iter().map(|path| read(path)).collect();
     check_order(&mut all, &paths);

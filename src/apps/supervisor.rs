@@ -158,7 +158,7 @@ impl Supervisor {
             }
         }
         self.apps.retain(|app| !app.is_over());
-        self.apps.sort_by(|one, other| one.name.cmp(&other.name));
+        self.apps.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Reads what the checks look at. What cannot be read is left at what it would be on a machine that lacks it.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -176,7 +176,7 @@ fn names_in(folder: &str) -> Vec<String> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| !name.ends_with("_for_children"))
         .collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 
@@ -184,7 +184,7 @@ fn names_in(folder: &str) -> Vec<String> {
 fn kernel_config(release: &str) -> Option<String> {
     if let Ok(packed) = fs::File::open("/proc/config.gz") {
         let mut text = String::new();
-        flate2::read::GzDecoder::new(packed)
+        flate2::read::GzDecoder::new(Box::new(packed) as Box<dyn Read>)
             .take(CONFIG_BYTES_MAX)
             .read_to_string(&mut text)
             .ok()?;

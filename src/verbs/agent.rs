@@ -17,7 +17,7 @@ pub const COMPLETION: Verb = Verb {
     act: |_, given| {
         let shell = given.text(0)?;
         let script = help::completion(shell)
-            .ok_or_else(|| CliError::Usage(format!("no completion for the shell {shell:?}")))?;
+            .ok_or_else(|| CliError::usage(format_args!("no completion for the shell {shell:?}")))?;
         print!("{script}");
         Ok(ExitCode::SUCCESS)
     },

@@ -49,7 +49,10 @@ fn apps(roots: &Roots, given: Given) -> Result<ExitCode> {
         ["restart", ref names @ ..] if !names.is_empty() => {
             order(roots, folder, names, &[Order::Stop, Order::Start])
         }
-        _ => Err(CliError::Usage(format!("punnet apps wants: {}", APPS_VERB.synopsis)).into()),
+        _ => Err(CliError::usage(format_args!(
+            "punnet apps wants: {}",
+            APPS_VERB.synopsis
+        ))),
     }
 }
 

@@ -79,11 +79,10 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode> {
     };
     let single = wanted.len() == 1;
     if !single && (given.one("tag").is_some() || given.one("expect").is_some()) {
-        return Err(CliError::Usage(format!(
+        return Err(CliError::usage(format_args!(
             "{} holds several images: say which with --name",
             source.path().display()
-        ))
-        .into());
+        )));
     }
     for name in &wanted {
         let mut shown = Shown::new(Shape::choose(given.has("json"), !std::io::stderr().is_terminal()));
@@ -118,7 +117,7 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode> {
 /// The names in the source, each once; one `None` when there is none.
 fn names(source: &Source) -> Vec<Option<String>> {
     let mut names: Vec<_> = source.images().into_iter().map(|image| image.name).collect();
-    names.sort();
+    names.sort_unstable();
     names.dedup();
     if names.is_empty() {
         // Opening it has found no image, which importing says best.

@@ -143,7 +143,9 @@ fn options(given: &Given) -> Result<BuildOptions> {
         None | Some("host") => false,
         Some("none") => true,
         Some(other) => {
-            return Err(CliError::Usage(format!("--network takes host or none, not {other:?}")).into());
+            return Err(CliError::usage(format_args!(
+                "--network takes host or none, not {other:?}"
+            )));
         }
     };
     Ok(BuildOptions {
@@ -169,10 +171,9 @@ fn build_arg(text: &str) -> Result<(String, String)> {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match std::env::var(text) {
             Ok(value) => Ok((text.to_owned(), value)),
-            Err(_) => Err(CliError::Usage(format!(
+            Err(_) => Err(CliError::usage(format_args!(
                 "--build-arg {text} has no value, and the environment has none either"
-            ))
-            .into()),
+            ))),
         },
     }
 }

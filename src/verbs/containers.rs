@@ -39,7 +39,7 @@ pub const START: Verb = Verb {
             let meta = Folders::of(roots, &name).and_then(|folders| folders.meta());
             out_of_reach_if(meta.is_ok_and(|meta| meta.is_emulated))?;
         }
-        for_each(roots, &given, |roots, folders| {
+        for_each(roots, &given, &|roots, folders| {
             sign::check_container(roots, &folders.meta()?, vouched)
                 .and_then(|()| start(roots, folders).map_err(layer::with_remedy))
                 .map_err(|error| CliError::Engine(error).into())
@@ -62,7 +62,7 @@ pub const STOP: Verb = Verb {
     words: Words::Between(1, ANY),
     act: |roots, given| {
         let timeout_s = given.parsed("time", duration_s)?;
-        for_each(roots, &given, |roots, folders| stop(roots, folders, timeout_s))
+        for_each(roots, &given, &|roots, folders| stop(roots, folders, timeout_s))
     },
 };
 
@@ -78,7 +78,7 @@ pub const KILL: Verb = Verb {
         let signal = given
             .parsed("signal", signal_number)?
             .unwrap_or(Signal::SIGKILL as i32);
-        for_each(roots, &given, |roots, folders| {
+        for_each(roots, &given, &|roots, folders| {
             Ok(runtime(roots)?.kill(&id(folders)?, signal, false)?)
         })
     },
@@ -358,7 +358,7 @@ fn logs(roots: &Roots, given: Given) -> Result<ExitCode> {
 }
 
 /// Does the same to each container named, prints each name that went well, goes on after an error.
-fn for_each(roots: &Roots, given: &Given, act: impl Fn(&Roots, &Folders) -> Result<()>) -> Result<ExitCode> {
+fn for_each(roots: &Roots, given: &Given, act: &dyn Fn(&Roots, &Folders) -> Result<()>) -> Result<ExitCode> {
     let names = given.texts(0)?;
     // One alone keeps its own exit code.
     if let [name] = names.as_slice() {

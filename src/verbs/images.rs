@@ -200,7 +200,7 @@ pub fn pairs(given: &Given, long: &str) -> Result<Vec<(String, String)>> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')
-            .ok_or_else(|| CliError::Usage(format!("--{long} takes NAME=VALUE, not {text:?}")))?;
+            .ok_or_else(|| CliError::usage(format_args!("--{long} takes NAME=VALUE, not {text:?}")))?;
         Ok((name.to_string(), value.to_string()))
     };
     given.all(long).map(pair).collect()
@@ -213,7 +213,7 @@ pub fn format_of(given: &Given, output: &str) -> Result<Format> {
         None | Some("oci-archive") => Ok(Format::OciArchive),
         Some("oci-dir") => Ok(Format::OciDir),
         Some("docker-archive") => Ok(Format::DockerArchive),
-        Some(other) => Err(CliError::Usage(format!("--format does not take {other:?}")).into()),
+        Some(other) => Err(CliError::usage(format_args!("--format does not take {other:?}"))),
     }
 }
 

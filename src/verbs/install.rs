@@ -150,10 +150,10 @@ fn init_of(named: Option<&str>, root: &Path) -> Result<Init> {
         Some(_) => None,
     };
     found.ok_or_else(|| {
-        Box::new(CliError::Usage(format!(
+        CliError::usage(format_args!(
             "cannot tell who starts services in {}: no systemd, no OpenRC, no /etc/inittab; say --init systemd, openrc or inittab",
             root.display()
-        )))
+        ))
     })
 }
 

@@ -37,9 +37,9 @@ pub fn choose(given: &Given, folders: &Folders) -> Result<Layer> {
             )?;
             Ok(Layer::InRam(folders.ram_layer()))
         }
-        Some(other) => {
-            Err(CliError::Usage(format!("--writable-layer takes disk, ram or copy, not {other:?}")).into())
-        }
+        Some(other) => Err(CliError::usage(format_args!(
+            "--writable-layer takes disk, ram or copy, not {other:?}"
+        ))),
     }
 }
 
@@ -92,9 +92,8 @@ fn assert_in_ram(path: &Path) -> Result<()> {
     if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&kind) {
         return Ok(());
     }
-    Err(CliError::Usage(format!(
+    Err(CliError::usage(format_args!(
         "--writable-layer ram: {} is not in RAM; choose a --run-root on a tmpfs",
         path.display()
-    ))
-    .into())
+    )))
 }

@@ -193,12 +193,7 @@ pub fn find(name: &OsStr) -> Result<&'static Verb> {
         Some("export") => OsStr::new("save"),
         _ => name,
     };
-    let unknown = || {
-        Box::new(CliError::Usage(format!(
-            "there is no verb {:?}",
-            name.to_string_lossy()
-        )))
-    };
+    let unknown = || CliError::usage(format_args!("there is no verb {:?}", name.to_string_lossy()));
     VERBS.iter().find(|verb| verb.name == name).ok_or_else(unknown)
 }
 
@@ -245,7 +240,10 @@ impl Verb {
             given.flags.push((flag.long, value));
         }
         if given.words.len() < least || given.words.len() > most {
-            return Err(CliError::Usage(format!("punnet {} wants: {}", self.name, self.synopsis)).into());
+            return Err(CliError::usage(format_args!(
+                "punnet {} wants: {}",
+                self.name, self.synopsis
+            )));
         }
         Ok(Some(given))
     }
@@ -287,7 +285,7 @@ impl Given {
         };
         parse(text)
             .map(Some)
-            .ok_or_else(|| CliError::Usage(format!("--{long} does not take {text:?}")).into())
+            .ok_or_else(|| CliError::usage(format_args!("--{long} does not take {text:?}")))
     }
 
     /// Arguments without a dash.
@@ -299,7 +297,7 @@ impl Given {
     pub fn text(&self, index: usize) -> Result<&str> {
         let word = self.words.get(index).map(OsString::as_os_str).unwrap_or_default();
         word.to_str()
-            .ok_or_else(|| CliError::Usage(format!("{word:?} is not UTF-8")).into())
+            .ok_or_else(|| CliError::usage(format_args!("{word:?} is not UTF-8")))
     }
 
     /// All of them from `first` on as text.

@@ -157,9 +157,9 @@ pub fn image_to_run(roots: &Roots, given: &Given) -> Result<Image> {
         },
         Some("always") => fetch(roots, given, &reference?),
         Some("never") => Ok(stored?),
-        Some(other) => {
-            Err(CliError::Usage(format!("--pull takes missing, always or never, not {other:?}")).into())
-        }
+        Some(other) => Err(CliError::usage(format_args!(
+            "--pull takes missing, always or never, not {other:?}"
+        ))),
     }
 }
 

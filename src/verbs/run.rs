@@ -258,7 +258,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders> {
         .one("stop-signal")
         .or(config.stop_signal.as_deref())
         .unwrap_or("TERM");
-    let bad_signal = || Box::new(CliError::Usage(format!("{stop_signal:?} is no signal")));
+    let bad_signal = || CliError::usage(format_args!("{stop_signal:?} is no signal"));
     // What is written there is the container's root user's.
     let root_of = |map: &[IdMapping], own| map.first().map_or(own, |line| line.host_id);
     let own_group = getegid().as_raw();
@@ -330,7 +330,9 @@ fn user_namespace(given: &Given, options: &RunOptions) -> Result<Option<IdMaps>>
         None | Some("auto") => true,
         Some("host") => false,
         Some(other) => {
-            return Err(CliError::Usage(format!("--userns takes auto or host, not {other:?}")).into());
+            return Err(CliError::usage(format_args!(
+                "--userns takes auto or host, not {other:?}"
+            )));
         }
     };
     if geteuid().is_root() {
@@ -458,7 +460,9 @@ fn run_options(roots: &Roots, given: &Given, name: &str, terminal: bool) -> Resu
             None | Some("none") => false,
             Some("host") => true,
             Some(other) => {
-                return Err(CliError::Usage(format!("--network takes none or host, not {other:?}")).into());
+                return Err(CliError::usage(format_args!(
+                    "--network takes none or host, not {other:?}"
+                )));
             }
         },
         mounts: given.all("volume").map(volume).collect::<Result<_, _>>()?,
@@ -487,11 +491,7 @@ fn environment(given: &Given) -> Vec<String> {
 }
 
 fn volume(text: &str) -> Result<BindMount> {
-    let bad = || {
-        Box::new(CliError::Usage(format!(
-            "--volume takes SRC:DST or SRC:DST:ro, not {text:?}"
-        )))
-    };
+    let bad = || CliError::usage(format_args!("--volume takes SRC:DST or SRC:DST:ro, not {text:?}"));
     let mut parts = text.split(':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
         return Err(bad());
@@ -505,7 +505,9 @@ fn volume(text: &str) -> Result<BindMount> {
         return Err(bad());
     }
     if !Path::new(source).exists() {
-        return Err(CliError::Usage(format!("--volume: there is no {source} on this device")).into());
+        return Err(CliError::usage(format_args!(
+            "--volume: there is no {source} on this device"
+        )));
     }
     Ok(BindMount {
         source: source.into(),
@@ -532,18 +534,17 @@ fn devices(roots: &Roots, given: &Given) -> Result<Vec<DeviceNode>> {
 fn class_nodes(board: &punnet_boards::Board, class: &str) -> Result<Vec<std::path::PathBuf>> {
     let known = board.device_classes.get(class).ok_or_else(|| {
         let classes: Vec<_> = board.device_classes.keys().map(String::as_str).collect();
-        CliError::Usage(format!(
+        CliError::usage(format_args!(
             "there is no device class {class:?}; there are: {}",
             classes.join(", ")
         ))
     })?;
     let nodes = known.present();
     if nodes.is_empty() {
-        return Err(CliError::Usage(format!(
+        return Err(CliError::usage(format_args!(
             "this board has no device of class {class} ({})",
             known.nodes.join(", ")
-        ))
-        .into());
+        )));
     }
     Ok(nodes)
 }
@@ -556,11 +557,14 @@ fn device(path: &Path) -> Result<DeviceNode> {
         "c"
     };
     if !metadata.file_type().is_block_device() && !metadata.file_type().is_char_device() {
-        return Err(CliError::Usage(format!("{} is no device node", path.display())).into());
+        return Err(CliError::usage(format_args!(
+            "{} is no device node",
+            path.display()
+        )));
     }
     let text = path
         .to_str()
-        .ok_or_else(|| CliError::Usage(format!("{} is not UTF-8", path.display())))?;
+        .ok_or_else(|| CliError::usage(format_args!("{} is not UTF-8", path.display())))?;
     let number = |number: u64| i64::try_from(number).unwrap_or(0);
     let (major, minor) = (
         nix::sys::stat::major(metadata.rdev()),
@@ -578,7 +582,7 @@ fn labels(given: &Given) -> Result<BTreeMap<String, String>> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')
-            .ok_or_else(|| CliError::Usage(format!("--label takes NAME=VALUE, not {text:?}")))?;
+            .ok_or_else(|| CliError::usage(format_args!("--label takes NAME=VALUE, not {text:?}")))?;
         Ok((name.to_owned(), value.to_owned()))
     };
     given.all("label").map(pair).collect()
@@ -619,7 +623,7 @@ fn exec(roots: &Roots, given: &Given) -> Result<ExitCode> {
         let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
         let number = |text: &str| {
             text.parse()
-                .map_err(|_| CliError::Usage(format!("--user takes numbers here, not {user:?}")))
+                .map_err(|_| CliError::usage(format_args!("--user takes numbers here, not {user:?}")))
         };
         process.user = punnet_spec::User {
             uid: number(uid)?,

@@ -36,12 +36,15 @@ pub type WaitedFor = Arc<Mutex<BTreeSet<u32>>>;
 
 impl Punnet {
     /// Runs `punnet ARGS` and returns its standard output. The error is for people.
-    pub async fn run<A: Into<OsString>>(
+    pub fn run<A: Into<OsString>>(
         &self,
         args: impl IntoIterator<Item = A>,
         time: Duration,
-    ) -> Result<Vec<u8>, String> {
-        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    ) -> impl Future<Output = Result<Vec<u8>, String>> + Send {
+        self.run_words(args.into_iter().map(Into::into).collect(), time)
+    }
+
+    async fn run_words(&self, args: Vec<OsString>, time: Duration) -> Result<Vec<u8>, String> {
         let verb = args
             .first()
             .map(|verb| verb.to_string_lossy().into_owned())

@@ -15,6 +15,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -272,6 +273,11 @@ impl Executor {
     }
 
     fn spawn(&self, task: impl Future<Output = Message> + Send + 'static) {
+        self.spawn_boxed(Box::pin(task));
+    }
+
+    /// Of one type for all: what tokio does with a task is some KiB of code for each.
+    fn spawn_boxed(&self, task: Pin<Box<dyn Future<Output = Message> + Send>>) {
         let tell = self.tell.clone();
         tokio::spawn(async move {
             // Nobody listens once the agent ends.
@@ -339,7 +345,8 @@ impl Executor {
         });
     }
 
-    fn container(&self, app: Name, args: impl IntoIterator<Item = String> + Send + 'static, time: Duration) {
+    fn container(&self, app: Name, args: impl IntoIterator<Item = String>, time: Duration) {
+        let args: Vec<String> = args.into_iter().collect();
         let punnet = self.punnet.clone();
         self.spawn(async move {
             let error = punnet.run(args, time).await.err();

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
 use super::copy::{self, Change, ITEMS_MAX, Items, join};
 use super::layer::{Content, Item, ItemKind};
+use crate::decompress::gunzip;
 use crate::store::tree;
 use crate::tar_stream::{EntryKind, Sequential, TarStream};
 use crate::{Error, Result};
@@ -40,13 +39,13 @@ pub fn unpack(
     items: &mut Items,
 ) -> Result<bool> {
     let form = form_of(&mut file, name)?;
-    let unpacked: Box<dyn Read> = match form {
+    let mut unpacked: Box<dyn Read> = match form {
         Form::File => return Ok(false),
         Form::Tar => Box::new(file),
-        Form::TarGzip => Box::new(MultiGzDecoder::new(file)),
+        Form::TarGzip => Box::new(gunzip(Box::new(file))),
     };
     let spool = spool()?;
-    let mut archive = TarStream::new(Sequential(unpacked));
+    let mut archive = TarStream::new(Sequential(&mut *unpacked));
     let mut bytes = 0u64;
     while let Some(mut entry) = archive.next_entry()? {
         bytes = bytes.saturating_add(entry.size);
@@ -137,7 +136,7 @@ fn form_of(file: &mut File, name: &str) -> Result<Form> {
         return Ok(Form::File);
     }
     // A file that is compressed and no archive is copied, and one that is broken too.
-    let inside = head_of(MultiGzDecoder::new(&mut *file)).unwrap_or_default();
+    let inside = head_of(&mut gunzip(Box::new(&mut *file))).unwrap_or_default();
     file.rewind().map_err(failed)?;
     Ok(if is_tar(&inside) {
         Form::TarGzip
@@ -146,7 +145,7 @@ fn form_of(file: &mut File, name: &str) -> Result<Form> {
     })
 }
 
-fn head_of(from: impl Read) -> io::Result<Vec<u8>> {
+fn head_of(from: &mut dyn Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     from.take(512).read_to_end(&mut head)?;
     Ok(head)

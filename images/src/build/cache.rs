@@ -182,7 +182,7 @@ fn sweep(root: &Path) -> Result<()> {
             _ => tree::remove(&path)?,
         }
     }
-    kept.sort();
+    kept.sort_unstable();
     let over = kept.len().saturating_sub(ENTRIES_MAX);
     kept[..over].iter().try_for_each(|(_, path)| tree::remove(path))
 }

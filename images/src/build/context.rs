@@ -174,7 +174,7 @@ impl Files for Context {
             let text = std::str::from_utf8(OsStr::as_bytes(&name));
             names.push(text.map_err(|_| not_utf8(&name))?.to_owned());
         }
-        names.sort();
+        names.sort_unstable();
         Ok(names)
     }
 

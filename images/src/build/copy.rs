@@ -69,7 +69,7 @@ pub fn find(files: &dyn Files, sources: &[String]) -> Result<Vec<String>> {
             .collect();
         let before = found.len();
         resolve(files, "", &parts, &mut found)?;
-        found[before..].sort();
+        found[before..].sort_unstable();
         if found.len() == before {
             return Err(Error::NotFound {
                 name: source.clone(),

@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, symlinkat,
 
 use super::layer::{Body, Layer, Meta};
 use super::tree::{Node, NodeKind, Tree};
+use crate::decompress::gunzip;
 use crate::store::{Metadata, read_xattrs, tree};
 use crate::tar_stream::{EntryKind, Sequential, TarStream};
 use crate::{Error, Result};
@@ -239,7 +240,7 @@ impl Disk {
             let entry = entry.map_err(Error::at("list", self.path.join(folder)))?;
             names.push(entry.file_name().as_bytes().to_vec());
         }
-        names.sort();
+        names.sort_unstable();
         Ok(names)
     }
 
@@ -334,7 +335,8 @@ fn is_same(stat: &FileStat, node: &Node) -> bool {
 /// the stage's tree says of them, for they cover those of the layers below.
 pub fn unpack_below(blob: File, into: &Path, stage: &Tree) -> Result<()> {
     let root = tree::make_folder(into)?;
-    let mut archive = TarStream::new(Sequential(flate2::read::GzDecoder::new(blob)));
+    let mut unpacked = gunzip(Box::new(blob));
+    let mut archive = TarStream::new(Sequential(&mut unpacked));
     let mut folders: BTreeMap<PathBuf, (u32, (u32, u32))> = BTreeMap::new();
     while let Some(entry) = archive.next_entry()? {
         let Some((parents, name)) = tree::split(&entry.path)? else {

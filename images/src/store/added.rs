@@ -43,7 +43,7 @@ impl Listed {
     /// All that the lists in the image's folder name.
     pub fn of(folder: &Path) -> Result<Self> {
         let mut listed = Self::new();
-        for_each_listed(folder, |path| listed.add(path))?;
+        for_each_listed(folder, &mut |path| listed.add(path))?;
         Ok(listed)
     }
 
@@ -96,7 +96,7 @@ fn compare(
     act: &mut dyn FnMut(&Path) -> Result<bool>,
 ) -> Result<bool> {
     let mut known = Vec::new();
-    for_each_listed(folder, |path| {
+    for_each_listed(folder, &mut |path| {
         let key = key(path);
         known.extend(chosen[part_of(key)].then_some(key));
     })?;
@@ -112,12 +112,12 @@ fn part_of(key: u64) -> usize {
     key as usize % PARTS
 }
 
-fn for_each_listed(folder: &Path, mut act: impl FnMut(&Path)) -> Result<()> {
-    for_each_node(folder, |node| {
+fn for_each_listed(folder: &Path, act: &mut dyn FnMut(&Path)) -> Result<()> {
+    for_each_node(folder, &mut |node| {
         act(node.path);
         Ok(())
     })?;
-    for_each_file(folder, |record| {
+    for_each_file(folder, &mut |record| {
         act(record.path);
         Ok(())
     })
@@ -127,7 +127,7 @@ fn for_each_listed(folder: &Path, mut act: impl FnMut(&Path)) -> Result<()> {
 /// more, or is behind something that has become a link, is another kind of damage.
 fn for_each_found(folder: &Path, root: &OwnedFd, act: &mut dyn FnMut(&Path) -> Result<bool>) -> Result<bool> {
     let mut goes_on = act(Path::new(""))?;
-    for_each_node(folder, |node| {
+    for_each_node(folder, &mut |node| {
         if !goes_on || node.kind != Kind::Directory {
             return Ok(());
         }

@@ -21,7 +21,8 @@ impl Image {
     /// Copies the tree into an empty directory, hard links as the image has them, nothing shared with the store. Returns the bytes of files.
     pub fn copy_to(&self, folder: &Path) -> Result<u64> {
         let root = tree::open_folder(folder)?;
-        let mut archive = TarStream::new(Sequential(TreeArchive::open(&self.folder)?));
+        let mut tree = TreeArchive::open(&self.folder)?;
+        let mut archive = TarStream::new(Sequential(&mut tree));
         // Those that the next entry may lie in, the root first: each gets its time when nothing is made in it any more.
         let mut open: Vec<(PathBuf, Metadata)> = Vec::new();
         let leave = |(path, metadata): (PathBuf, Metadata)| {

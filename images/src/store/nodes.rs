@@ -108,7 +108,7 @@ impl NodeList {
 }
 
 /// Goes through the list in the image's folder. An image that was stored before there were such lists has none.
-pub fn for_each_node(folder: &Path, mut act: impl FnMut(&Node<'_>) -> Result<()>) -> Result<()> {
+pub fn for_each_node(folder: &Path, act: &mut dyn FnMut(&Node<'_>) -> Result<()>) -> Result<()> {
     let list = folder.join(NODES);
     let mut records = match File::open(&list) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -211,7 +211,7 @@ pub fn mend(folder: &Path) -> Result<u64> {
     }
     let root = tree::open_folder(&rootfs)?;
     let mut mended = 0;
-    for_each_node(folder, |node| {
+    for_each_node(folder, &mut |node| {
         if let Some(damage) = check(&root, node)? {
             put(&root, node, damage)?;
             mended += 1;

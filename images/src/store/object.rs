@@ -44,7 +44,7 @@ impl Metadata {
             .filter(|(name, _)| is_kept(name, root))
             .cloned()
             .collect();
-        xattrs.sort();
+        xattrs.sort_unstable();
         xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
         let owner = |id| if root { id } else { 0 };
         // An ordinary user must be able to read what it verifies and to enter what it removes.
@@ -238,6 +238,6 @@ pub fn read_xattrs(file: BorrowedFd<'_>, root: bool) -> std::io::Result<Xattrs> 
         value.truncate(read);
         xattrs.push((name, value));
     }
-    xattrs.sort();
+    xattrs.sort_unstable();
     Ok(xattrs)
 }

@@ -100,7 +100,7 @@ impl Store {
             };
             let found = self.find(
                 number,
-                &mut *decompressed(blob, layer, staging.path().join(WINDOW))?,
+                &mut *decompressed(Box::new(blob), layer, staging.path().join(WINDOW))?,
                 &mut wanted,
                 &staging,
             );
@@ -121,7 +121,7 @@ impl Store {
     /// What to look for.
     fn wanted(&self, image: &Image, damaged: &BTreeSet<Digest>) -> Result<Wanted> {
         let mut wanted = Wanted::new();
-        verify::for_each_file(&image.folder, |record| {
+        verify::for_each_file(&image.folder, &mut |record| {
             if damaged.contains(&record.object) {
                 let (size, layer) = (record.size, record.layer);
                 wanted.insert(record.object, Place { size, layer });
@@ -190,7 +190,7 @@ impl Store {
         let mut paths = 0;
         for image in images {
             let root = tree::open_folder(&image.rootfs())?;
-            verify::for_each_file(&image.folder, |record| {
+            verify::for_each_file(&image.folder, &mut |record| {
                 if good.contains(&record.object) && verify::check_path(&root, record)?.is_some() {
                     put(&staging.path().join(record.object.hex()), &root, record.path)?;
                     paths += 1;
@@ -283,11 +283,7 @@ pub(super) fn keeping_times(
 }
 
 /// Writes an entry as the store would have it; its object's name, and where it is for now.
-fn write_object<R: crate::tar_stream::Advance>(
-    entry: &Entry,
-    archive: &mut TarStream<R>,
-    staging: &Path,
-) -> Result<(Digest, PathBuf)> {
+fn write_object(entry: &Entry, archive: &mut TarStream<'_>, staging: &Path) -> Result<(Digest, PathBuf)> {
     let path = staging.join("file");
     let metadata = Metadata::of_entry(entry);
     let mut hasher = metadata.hasher(entry.size);

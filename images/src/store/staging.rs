@@ -80,7 +80,7 @@ impl Drop for Staging {
 
 /// Removes what nobody holds any more. Only with nobody adding: half of what is removed here may not be relied upon.
 pub fn remove_abandoned(parent: &Path) -> Result<()> {
-    for_each_abandoned(parent, |lock_path| {
+    for_each_abandoned(parent, &mut |lock_path| {
         tree::remove(&lock_path.with_extension(""))?;
         remove_if_there(lock_path)
     })
@@ -89,14 +89,14 @@ pub fn remove_abandoned(parent: &Path) -> Result<()> {
 /// True when somebody was interrupted and nobody has cleared up since.
 pub fn is_abandoned(parent: &Path) -> Result<bool> {
     let mut found = false;
-    for_each_abandoned(parent, |_| {
+    for_each_abandoned(parent, &mut |_| {
         found = true;
         Ok(())
     })?;
     Ok(found)
 }
 
-fn for_each_abandoned(parent: &Path, mut act: impl FnMut(&Path) -> Result<()>) -> Result<()> {
+fn for_each_abandoned(parent: &Path, act: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     for lock_path in entries(parent)? {
         if lock_path.extension().is_none_or(|extension| extension != "lock") {
             continue;

@@ -74,8 +74,6 @@ pub struct Unpacker {
 }
 
 /// The archive inside a layer.
-type Archive<'a> = TarStream<Sequential<&'a mut dyn Read>>;
-
 impl Unpacker {
     /// An empty tree in a staging folder.
     pub fn new(staging: &Path, objects: &Path) -> Result<Self> {
@@ -115,7 +113,7 @@ impl Unpacker {
             progress,
         });
         let mut unpacked = HashingReader::new(Bounded {
-            inner: decompressed(&mut blob, descriptor, self.staging.join(WINDOW))?,
+            inner: decompressed(Box::new(&mut blob), descriptor, self.staging.join(WINDOW))?,
             left: ARCHIVE_BYTES_MAX - self.archive_bytes,
         });
         let applied = self.apply(TarStream::new(Sequential(&mut unpacked)));
@@ -230,7 +228,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn apply(&mut self, mut archive: Archive<'_>) -> Result<()> {
+    fn apply(&mut self, mut archive: TarStream<'_>) -> Result<()> {
         // What this layer has made, by the hashes of its paths: a whiteout does not hide it. The first layer has nothing to hide.
         let mut layer = (self.total.entries > 0).then(|| Table::new(self.staging.join("layer"), 0));
         while let Some(entry) = archive.next_entry()? {
@@ -303,7 +301,7 @@ impl Unpacker {
         parent: &Path,
         name: &OsStr,
         entry: &Entry,
-        archive: &mut Archive<'_>,
+        archive: &mut TarStream<'_>,
     ) -> Result<()> {
         let path = parent.join(name);
         let metadata = Metadata::of_entry(entry);
@@ -347,7 +345,7 @@ impl Unpacker {
         &mut self,
         entry: &Entry,
         metadata: &Metadata,
-        archive: &mut Archive<'_>,
+        archive: &mut TarStream<'_>,
     ) -> Result<Stored> {
         let failed = |error: io::Error| Error::io("write", tree::shown(&entry.path), error);
         let file = File::options()

@@ -51,7 +51,7 @@ impl Store {
         // In how many images an object is, and the last image it was counted for.
         let mut objects: HashMap<Key, (u32, usize)> = HashMap::new();
         for (number, image) in images.iter().enumerate() {
-            for_each_object(image, |key, _| {
+            for_each_object(image, &mut |key, _| {
                 let (count, last) = objects.entry(key).or_insert((0, usize::MAX));
                 if *last != number {
                     (*count, *last) = (*count + 1, number);
@@ -80,7 +80,7 @@ impl Store {
 
 fn image_usage(image: &Image, mark: usize, objects: &mut HashMap<Key, (u32, usize)>) -> Result<ImageUsage> {
     let (mut files_bytes, mut shared_bytes) = (0, 0);
-    for_each_object(image, |key, size| {
+    for_each_object(image, &mut |key, size| {
         let Some((count, last)) = objects.get_mut(&key) else {
             return;
         };
@@ -112,8 +112,8 @@ fn bytes_of(path: &Path) -> Result<u64> {
         .len())
 }
 
-fn for_each_object(image: &Image, mut act: impl FnMut(Key, u64)) -> Result<()> {
-    verify::for_each_file(&image.folder, |record| {
+fn for_each_object(image: &Image, act: &mut dyn FnMut(Key, u64)) -> Result<()> {
+    verify::for_each_file(&image.folder, &mut |record| {
         let bytes = record.object.as_bytes();
         act(
             u64::from_le_bytes(bytes[..8].try_into().expect("a digest has 32 bytes")),

@@ -103,7 +103,7 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
         other => Some(other?),
     };
     let (mut has_room, mut listed) = (true, Listed::new());
-    nodes::for_each_node(folder, |node| {
+    nodes::for_each_node(folder, &mut |node| {
         listed.add(node.path);
         let found = has_room.then(|| or_missing(&root, |root| nodes::check(root, node)));
         if let Some(damage) = found.transpose()?.flatten() {
@@ -112,7 +112,7 @@ pub fn verify(image: &Image) -> Result<Vec<Problem>> {
         Ok(())
     })?;
     let mut files = 0;
-    for_each_file(folder, |record| {
+    for_each_file(folder, &mut |record| {
         files += 1;
         listed.add(record.path);
         let found = has_room.then(|| or_missing(&root, |root| check_path(root, record)));
@@ -201,7 +201,7 @@ pub struct Record<'a> {
 }
 
 /// Goes through the list of an image's files.
-pub fn for_each_file(folder: &Path, mut act: impl FnMut(&Record<'_>) -> Result<()>) -> Result<()> {
+pub fn for_each_file(folder: &Path, act: &mut dyn FnMut(&Record<'_>) -> Result<()>) -> Result<()> {
     let list = folder.join("files");
     let mut records = BufReader::new(File::open(&list).map_err(Error::at("open", &list))?);
     let mut layers = File::open(folder.join(LAYERS)).map(BufReader::new);

@@ -56,14 +56,14 @@ impl Args {
     /// The container's id.
     pub fn id(&self) -> Result<ContainerId> {
         let Some(word) = self.rest.first() else {
-            return Err(Error::Usage(format!("{} needs a container's id", self.verb)).into());
+            return Err(Error::usage(format_args!("{} needs a container's id", self.verb)));
         };
         ContainerId::new(&word.to_string_lossy())
     }
 }
 
 fn usage(error: impl std::fmt::Display) -> Box<Error> {
-    Error::Usage(format!("{error}; see --help")).into()
+    Error::usage(format_args!("{error}; see --help"))
 }
 
 /// Splits the words up.

@@ -65,9 +65,9 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
 /// As Go writes durations: `5s`, `250ms`, `1m30s`.
 fn duration(text: &str) -> Result<Duration> {
     let wrong = || {
-        Box::new(Error::Usage(format!(
+        Error::usage(format_args!(
             "--interval {text:?}: a time is needed, as 5s or 250ms"
-        )))
+        ))
     };
     let mut total = Duration::ZERO;
     let mut rest = text;

@@ -68,7 +68,7 @@ fn document() -> Value {
             "namespaces": words(
                 &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
                 // One that is joined needs nothing else.
-                |linux, word| linux.namespaces.push(Namespace { kind: word.to_owned(), path: "/x".to_owned() }),
+                &|linux, word| linux.namespaces.push(Namespace { kind: word.to_owned(), path: "/x".to_owned() }),
             ),
             "capabilities": CAPABILITY_NAMES.map(|name| format!("CAP_{name}")).as_slice(),
             "cgroup": {
@@ -76,18 +76,18 @@ fn document() -> Value {
                 "v2": true,
                 "systemd": false,
                 "systemdUser": false,
-                "rdma": takes(|spec| {
+                "rdma": takes(&|spec| {
                     let limit = json!({ "resources": { "rdma": { "mlx5_1": { "hcaHandles": 1 } } } });
                     set(linux_of(spec), limit);
                 }),
             },
             "seccomp": seccomp(),
-            "apparmor": { "enabled": takes(|spec| process_of(spec).apparmor_profile = "x".to_owned()) },
-            "selinux": { "enabled": takes(|spec| process_of(spec).selinux_label = "u:r:t:s0".to_owned()) },
+            "apparmor": { "enabled": takes(&|spec| process_of(spec).apparmor_profile = "x".to_owned()) },
+            "selinux": { "enabled": takes(&|spec| process_of(spec).selinux_label = "u:r:t:s0".to_owned()) },
             "memoryPolicy": memory_policy(),
-            "intelRdt": { "enabled": takes(|spec| set(linux_of(spec), json!({ "intelRdt": { "closID": "x" } }))) },
-            "mountExtensions": { "idmap": { "enabled": takes(idmap) } },
-            "netDevices": { "enabled": takes(|spec| set(linux_of(spec), json!({ "netDevices": { "eth0": {} } }))) },
+            "intelRdt": { "enabled": takes(&|spec| set(linux_of(spec), json!({ "intelRdt": { "closID": "x" } }))) },
+            "mountExtensions": { "idmap": { "enabled": takes(&idmap) } },
+            "netDevices": { "enabled": takes(&|spec| set(linux_of(spec), json!({ "netDevices": { "eth0": {} } }))) },
         },
         "annotations": { "io.punnet.version": env!("CARGO_PKG_VERSION") },
     })
@@ -98,16 +98,16 @@ fn mount_options() -> Vec<String> {
     let mut all: Vec<String> = MOUNT_OPTIONS.iter().map(|word| (*word).to_owned()).collect();
     // On a bind mount a word that means nothing is refused, on a new file system it is passed to the kernel.
     all.extend(recursive.filter(|word| {
-        takes(|spec| {
+        takes(&|spec| {
             spec.mounts.push(Mount {
                 kind: "bind".to_owned(),
                 ..mount(word)
             });
         })
     }));
-    all.retain(|word| takes(|spec| spec.mounts.push(mount(word))));
+    all.retain(|word| takes(&|spec| spec.mounts.push(mount(word))));
     // These need maps besides.
-    if takes(idmap) {
+    if takes(&idmap) {
         all.extend(["idmap", "ridmap"].map(str::to_owned));
     }
     all.sort_unstable();
@@ -155,11 +155,11 @@ fn memory_policy() -> Value {
         "MPOL_F_STATIC_NODES",
     ];
     json!({
-        "modes": words(&modes, |linux, mode| {
+        "modes": words(&modes, &|linux, mode| {
             let nodes = if matches!(mode, "MPOL_DEFAULT" | "MPOL_LOCAL") { "" } else { "0" };
             set(linux, json!({ "memoryPolicy": { "mode": mode, "nodes": nodes } }));
         }),
-        "flags": words(&flags, |linux, flag| {
+        "flags": words(&flags, &|linux, flag| {
             set(linux, json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0", "flags": [flag] } }));
         }),
     })
@@ -167,7 +167,7 @@ fn memory_policy() -> Value {
 
 fn seccomp() -> Value {
     let rule = |change: &dyn Fn(&mut Seccomp, &mut SyscallRule)| {
-        takes(|spec| {
+        takes(&|spec| {
             let mut seccomp = Seccomp {
                 default_action: "SCMP_ACT_ALLOW".to_owned(),
                 ..Seccomp::default()
@@ -229,16 +229,16 @@ fn seccomp() -> Value {
 }
 
 /// The words with which a file is taken.
-fn words(words: &[&str], change: impl Fn(&mut Linux, &str)) -> Vec<String> {
+fn words(words: &[&str], change: &dyn Fn(&mut Linux, &str)) -> Vec<String> {
     words
         .iter()
-        .filter(|word| takes(|spec| change(linux_of(spec), word)))
+        .filter(|word| takes(&|spec| change(linux_of(spec), word)))
         .map(|word| (*word).to_owned())
         .collect()
 }
 
 /// Whether the planner takes a small file with this in it.
-fn takes(change: impl FnOnce(&mut Spec)) -> bool {
+fn takes(change: &dyn Fn(&mut Spec)) -> bool {
     let mut spec = Spec {
         oci_version: punnet_spec::OCI_VERSION.to_owned(),
         root: Some(Root {

@@ -20,7 +20,9 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
     match args.format.as_str() {
         "json" => print(&format!("{}\n", json(&pids, false)?)),
         "table" | "" => print(&table(args, &pids)?),
-        other => Err(Error::Usage(format!("unknown format {other:?}: json or table")).into()),
+        other => Err(Error::usage(format_args!(
+            "unknown format {other:?}: json or table"
+        ))),
     }
 }
 
@@ -31,9 +33,9 @@ fn table(args: &Args, pids: &[i32]) -> Result<String> {
         _ => command.args(DEFAULT_WORDS),
     };
     let failed = |why: String| {
-        Box::new(Error::Usage(format!(
+        Error::usage(format_args!(
             "ps of this machine {why}; --format json lists process ids"
-        )))
+        ))
     };
     let output = command
         .output()

@@ -82,7 +82,7 @@ fn from_options(limits: &[(String, String)]) -> Result<Resources> {
             "cpuset-mems" => cpu.mems.clone_from(value),
             "pids-limit" => pids.limit = Some(given.number()?),
             "blkio-weight" => io.weight = Some(given.number()?),
-            other => return Err(Error::Usage(format!("--{other} is not known")).into()),
+            other => return Err(Error::usage(format_args!("--{other} is not known"))),
         }
     }
     Ok(Resources {
@@ -126,7 +126,10 @@ impl Given<'_> {
     }
 
     fn wrong(&self, wanted: &str) -> Box<Error> {
-        Error::Usage(format!("--{} {:?}: {wanted} is needed", self.name, self.value)).into()
+        Error::usage(format_args!(
+            "--{} {:?}: {wanted} is needed",
+            self.name, self.value
+        ))
     }
 }
 

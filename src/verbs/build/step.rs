@@ -182,7 +182,8 @@ fn spec(step: &RunStep, name: &str) -> Result<Spec> {
     };
     let script = step.script.iter().map(|path| {
         let source = path.to_str().map(str::to_owned);
-        let source = source.ok_or_else(|| CliError::Usage(format!("{} is not UTF-8", path.display())))?;
+        let source =
+            source.ok_or_else(|| CliError::usage(format_args!("{} is not UTF-8", path.display())))?;
         Ok(BindMount {
             source,
             target: SCRIPT_PATH.into(),
@@ -208,7 +209,7 @@ fn overlay_options(step: &RunStep) -> Result<Vec<String>> {
     let text = |path: &Path| {
         let text = path.to_str().filter(|text| !text.contains([',', ':', '\\']));
         text.map(str::to_owned).ok_or_else(|| {
-            CliError::Usage(format!(
+            CliError::usage(format_args!(
                 "the path {} has a comma, colon or backslash, which overlayfs cannot take: move the data root",
                 path.display()
             ))
