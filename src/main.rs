@@ -35,6 +35,9 @@ use lexopt::Arg;
 use roots::Roots;
 
 fn main() -> ExitCode {
+    // A handler that cannot be installed is no reason to do nothing.
+    #[cfg(feature = "runtime")]
+    punnet_sys::report_traps().ok();
     let mut args = std::env::args_os();
     let called_as = args.next().unwrap_or_default();
     if Path::new(&called_as)

@@ -13,6 +13,7 @@ mod mount;
 mod net;
 mod process;
 mod seccomp;
+mod trap;
 mod tty;
 mod xattr;
 
@@ -26,6 +27,7 @@ pub use mount::*;
 pub use net::*;
 pub use process::*;
 pub use seccomp::*;
+pub use trap::*;
 pub use tty::*;
 pub use xattr::*;
 
