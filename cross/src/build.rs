@@ -68,6 +68,8 @@ pub enum Strip {
     Yes,
     /// For looking into it.
     No,
+    /// With line tables besides: a build for a board, compiled once more in a folder of its own.
+    NoAndLines,
 }
 
 /// Builds `package` as small as we ship it and returns the path of its binary.
@@ -97,7 +99,7 @@ pub fn device_binary(package: &str, features: &[&str], strip: Strip) -> Result<P
     let linked = existing(folder.join(&target.triple).join("release").join(package))?;
     match strip {
         Strip::Yes => stripped(&linked, &folder.join("stripped")),
-        Strip::No => Ok(linked),
+        Strip::No | Strip::NoAndLines => Ok(linked),
     }
 }
 

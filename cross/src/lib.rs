@@ -17,6 +17,7 @@ pub mod fuzz;
 pub mod image;
 mod initramfs;
 mod kernel;
+pub mod locate;
 mod mosquitto;
 pub mod order;
 mod packages;

@@ -9,6 +9,7 @@
 //! | `boot` | a board's image in QEMU, with a fleet controller | boot.rs |
 //! | `dist` | archives, Debian packages, SBOM, checksums, signature | dist.rs |
 //! | `docs` | docs/boards.md out of the board files | docs.rs |
+//! | `where` | function and source line of an internal error on a board | locate.rs |
 //! | `size` | size of the device binary, by feature and dependency | size.rs |
 //! | `fuzz` | the fuzz targets, for longer than the tests do | fuzz.rs |
 //! | `powercut` | cuts the power of a disk that the store works on, a thousand times | powercut.rs |
@@ -21,7 +22,7 @@
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, boot, cross, demo, dist, docs, engines, fuzz, image, order, powercut, process, size, test,
+    bench, boot, cross, demo, dist, docs, engines, fuzz, image, locate, order, powercut, process, size, test,
     validation, vm,
 };
 
@@ -53,6 +54,8 @@ enum Command {
     Docs(docs::Options),
     /// Find out what the runtime's commands execute, for the linker to put it side by side
     Order(order::Options),
+    /// Tell which function and source line an address is, that a board's binary says of an internal error
+    Where(locate::Options),
     /// Print the size of the static device binary and what each feature and dependency adds
     Size(size::Options),
     /// Run the fuzz targets
@@ -84,6 +87,7 @@ fn main() -> anyhow::Result<()> {
         Command::Dist(options) => dist::run_command(&options),
         Command::Docs(options) => docs::run(&options),
         Command::Order(options) => order::run_command(&options),
+        Command::Where(options) => locate::run_command(&options),
         Command::Size(options) => size::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Vm(options) => vm::run_command(&options),
