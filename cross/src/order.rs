@@ -59,11 +59,18 @@ pub fn run_command(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What is left out: tables for walking up the stack, of the C library, ring and assembly. Nothing walks: a panic is a trap. On 32-bit ARM each table names a
+/// routine of libunwind, which would come with all that it needs; it has no address here, and nothing calls it.
+const NO_UNWINDING: &str = "__aeabi_unwind_cpp_pr0 = 0;
+__aeabi_unwind_cpp_pr1 = 0;
+SECTIONS { /DISCARD/ : { *(.eh_frame .eh_frame_hdr .ARM.exidx .ARM.exidx.* .ARM.extab .ARM.extab.*) } } INSERT AFTER .rodata;
+";
+
 /// The script under a name of its content, so that cargo links anew when it has changed.
 pub fn script_for_linker(place: &Place) -> Result<PathBuf> {
-    let text = std::fs::read(place.source.join(SCRIPT))?;
+    let text = std::fs::read_to_string(place.source.join(SCRIPT))? + NO_UNWINDING;
     let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(&text);
+    hasher.write(text.as_bytes());
     let path = place
         .output
         .join(format!("hot-functions-{:016x}.ld", hasher.finish()));
