@@ -23,14 +23,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::unistd::geteuid;
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 
 use crate::error::{CliError, Result};
 use crate::roots::Roots;
 
 /// What is written once, when the container is created.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, ToJson, FromJson)]
+#[json(deny_unknown_fields)]
 pub struct Meta {
     /// As the user gave it.
     pub image: String,
@@ -47,10 +47,10 @@ pub struct Meta {
     /// Seconds between it and SIGKILL.
     pub stop_timeout_s: u64,
     /// What it writes is in RAM, in [`Folders::ram_layer`], and belongs to this user and group.
-    #[serde(default)]
+    #[json(default)]
     pub ram_layer: Option<Owner>,
     /// The image is for another CPU.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[json(default, skip_if_empty)]
     pub is_emulated: bool,
 }
 
@@ -134,7 +134,7 @@ impl Folders {
     pub fn meta(&self) -> Result<Meta> {
         let path = self.bundle.join("meta.json");
         let text = fs::read(&path).map_err(file("cannot read", &path))?;
-        serde_json::from_slice(&text).map_err(|source| CliError::Record { path, source }.into())
+        punnet_json::from_slice(&text).map_err(|source| CliError::Record { path, source }.into())
     }
 
     /// Writes configuration and record, in this order, each durable: with the record the container exists.
@@ -238,7 +238,7 @@ impl Folders {
 }
 
 fn record(meta: &Meta) -> Vec<u8> {
-    serde_json::to_vec(meta).expect("a record of strings and numbers is always JSON")
+    punnet_json::to_vec(meta)
 }
 
 /// Milliseconds since 1970; 0 on a board whose clock stands before that.

@@ -44,7 +44,7 @@ pub enum CliError {
         /// Which.
         path: PathBuf,
         /// Where.
-        source: serde_json::Error,
+        source: punnet_json::Error,
     },
     /// Names are unique.
     #[error("a container named {0} exists already; choose another --name or remove it with `punnet rm {0}`")]

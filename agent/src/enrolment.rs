@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use punnet_json::FromJson;
 use punnet_protocol::{Digest, Name};
-use serde::Deserialize;
 
 use crate::{AgentError, Result};
 
@@ -43,12 +43,12 @@ pub struct Broker {
     pub tls: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(FromJson)]
+#[json(deny_unknown_fields)]
 struct RawEnrolment {
     version: u32,
-    fleet: Name,
-    device: Name,
+    fleet: String,
+    device: String,
     broker: String,
     username: Option<String>,
     password: Option<String>,
@@ -72,13 +72,15 @@ impl Enrolment {
 
     /// Checks the content of a file.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let raw: RawEnrolment = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let raw: RawEnrolment = punnet_json::from_slice(json).map_err(|error| error.to_string())?;
         if raw.version != 1 {
             return Err(format!(
                 "version {} is not known to this agent, only 1",
                 raw.version
             ));
         }
+        let name = |key: &str, text: &str| text.parse::<Name>().map_err(|why| format!("{key}: {why}"));
+        let (fleet, device) = (name("fleet", &raw.fleet)?, name("device", &raw.device)?);
         let broker: Broker = parse_broker(&raw.broker)?;
         let login = match (raw.username, raw.password) {
             (Some(username), password) => Some((username, password.unwrap_or_default())),
@@ -97,14 +99,13 @@ impl Enrolment {
             .parse()
             .map(|Digest(bytes)| bytes);
         let fleet_key = fleet_key.map_err(|_| "fleet_key is 64 of 0-9 and a-f")?;
-        let (fleet, device, ca_pem) = (raw.fleet, raw.device, raw.ca_pem);
         Ok(Self {
             fleet,
             device,
             broker,
             login,
             fleet_key,
-            ca_pem,
+            ca_pem: raw.ca_pem,
             client_pem,
         })
     }

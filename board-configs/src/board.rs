@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use punnet_json::{FromJson, Map, Reader, ToJson, Writer};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::{BoardError, Result};
 
 /// A kind of board, everything resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToJson, Deserialize, FromJson)]
 #[serde(deny_unknown_fields)]
 pub struct Board {
     /// File name without `.toml`.
@@ -56,7 +56,7 @@ pub struct Board {
 }
 
 /// CPU architectures Punnet is built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToJson, Deserialize, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Arch {
     /// x86-64
@@ -106,7 +106,7 @@ impl Arch {
 }
 
 /// A watchdog of the hardware.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToJson, Deserialize, FromJson)]
 #[serde(deny_unknown_fields)]
 pub struct Watchdog {
     /// Its device node.
@@ -116,7 +116,7 @@ pub struct Watchdog {
 }
 
 /// Device nodes that belong together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToJson, Deserialize, FromJson)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceClass {
     /// Device nodes; the last level may end in `*`.
@@ -146,8 +146,50 @@ pub enum LedConfig {
     Class(String),
 }
 
+impl ToJson for LedConfig {
+    fn write(&self, writer: &mut Writer) {
+        writer.map(&mut |writer| match self {
+            Self::Gpio(line) => writer.member("gpio", line),
+            Self::Class(name) => writer.member("class", name),
+        });
+    }
+}
+
+impl FromJson for LedConfig {
+    fn empty() -> Self {
+        Self::Class(String::new())
+    }
+
+    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), punnet_json::Error> {
+        let mut members = 0;
+        reader.map("`gpio` or `class`", &mut |reader, key| {
+            members += 1;
+            match (&*key, members) {
+                ("gpio", 1) => {
+                    let mut line = GpioLine::empty();
+                    line.read(reader)?;
+                    *self = Self::Gpio(line);
+                }
+                ("class", 1) => {
+                    let mut name = String::new();
+                    name.read(reader)?;
+                    *self = Self::Class(name);
+                }
+                _ => {
+                    return Err(reader.error(format!("unknown variant `{key}`, expected `gpio` or `class`")));
+                }
+            }
+            Ok(())
+        })?;
+        match members {
+            0 => Err(reader.error("missing field `gpio` or `class`")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A line of a GPIO chip (Linux `Documentation/userspace-api/gpio/chardev.rst`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToJson, Deserialize, FromJson)]
 #[serde(deny_unknown_fields)]
 pub struct GpioLine {
     /// Device node of the chip.
@@ -200,7 +242,7 @@ impl Board {
             path: path.into(),
             source,
         })?;
-        serde_json::from_slice(&text).map_err(|error| {
+        punnet_json::from_slice(&text).map_err(|error| {
             BoardError::Parse {
                 path: path.into(),
                 text: short(&error),
@@ -211,7 +253,7 @@ impl Board {
 
     /// As [`Self::from_json_file`] reads it.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("texts, numbers and lists are always JSON")
+        punnet_json::to_string(self)
     }
 
     /// What a board that runs takes itself for, and what is wrong with its file, for people: each key that can be understood counts, the rest is what most
@@ -233,12 +275,12 @@ impl Board {
     /// By way of text, so that a device needs no other reader and writer of boards than those it has.
     fn salvaged(text: &[u8]) -> Self {
         let mut board = Self::guessed();
-        let object = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).unwrap_or_default();
+        let object = |text: &[u8]| punnet_json::from_slice::<Map>(text).unwrap_or_default();
         let mut whole = object(board.to_json().as_bytes());
         for (key, value) in object(text) {
             let before = whole.insert(key.clone(), value);
-            let tried = Value::Object(whole.clone()).to_string();
-            match serde_json::from_slice(tried.as_bytes()) {
+            let tried = punnet_json::to_vec(&whole);
+            match punnet_json::from_slice(&tried) {
                 Ok(better) => board = better,
                 Err(_) => {
                     match before {
@@ -264,8 +306,8 @@ impl Board {
     }
 }
 
-/// Without the names of all keys there are, which is most of what serde says of one that there is not; a device tells its fleet in 192 bytes.
-fn short(error: &serde_json::Error) -> String {
+/// Without the names of all keys there are, which is most of what is said of one that there is not; a device tells its fleet in 192 bytes.
+fn short(error: &punnet_json::Error) -> String {
     let text = error.to_string();
     let parts = text
         .split_once(", expected one of ")

@@ -3,7 +3,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests>
 
 use crate::{Error, Result};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use punnet_json::{FromJson, Reader, ToJson, Writer};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::io::{self, Read};
@@ -92,16 +92,24 @@ impl FromStr for Digest {
     }
 }
 
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl ToJson for Digest {
+    fn write(&self, writer: &mut Writer) {
+        writer.string(&self.to_string());
     }
 }
 
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+impl FromJson for Digest {
+    /// Of no bytes: it stays only where a document need not have one.
+    fn empty() -> Self {
+        Self([0; 32])
+    }
+
+    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), punnet_json::Error> {
+        let text = reader.string()?;
+        *self = text
+            .parse()
+            .map_err(|error: Box<Error>| reader.error(error.to_string()))?;
+        Ok(())
     }
 }
 

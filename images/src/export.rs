@@ -227,7 +227,7 @@ fn write_docker(images: &[Part<'_>], out: &mut Out, window: &Path) -> Result<()>
             layers.push(name);
         }
         let tags: Vec<String> = references.iter().map(ToString::to_string).collect();
-        list.push(serde_json::json!({ "Config": config_name, "RepoTags": tags, "Layers": layers }));
+        list.push(punnet_json::json!({ "Config": config_name, "RepoTags": tags, "Layers": layers }));
     }
     out.add_bytes("manifest.json", &to_json(&list))
 }

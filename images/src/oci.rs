@@ -6,8 +6,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/spec.md>
 
 use crate::{Digest, Error, Result};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use punnet_json::{FromJson, ToJson};
 use std::collections::BTreeMap;
 
 /// Bytes of a manifest, an index or a configuration: what registries must accept by the distribution specification.
@@ -83,25 +82,21 @@ pub enum Compression {
 }
 
 /// Points to a blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Descriptor {
     /// What the blob is.
-    #[serde(default)]
+    #[json(default)]
     pub media_type: String,
     /// Its digest.
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
     /// What the manifest behind it runs on; only in an index.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub platform: Option<Platform>,
     /// Free key-value pairs.
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(default, null_is_default, skip_if_empty)]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -134,39 +129,35 @@ impl Descriptor {
 }
 
 /// What an image runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, ToJson, FromJson)]
 pub struct Platform {
     /// GOARCH: `amd64`, `arm64`, `arm`, ...
     pub architecture: String,
     /// GOOS: `linux`.
     pub os: String,
     /// Version of the system; Windows only.
-    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    #[json(default, rename = "os.version", skip_if_empty)]
     pub os_version: Option<String>,
     /// CPU variant: `v5` to `v8` for arm.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub variant: Option<String>,
 }
 
 /// An image for one platform.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Manifest {
     /// Always 2.
     pub schema_version: u32,
     /// [`media_type::MANIFEST`] or Docker's; may be absent in OCI.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub media_type: String,
     /// The image configuration.
     pub config: Descriptor,
     /// Layers, base first.
     pub layers: Vec<Descriptor>,
     /// Free key-value pairs.
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(default, null_is_default, skip_if_empty)]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -207,23 +198,19 @@ impl Manifest {
 }
 
 /// A list of manifests, usually one a platform; also `index.json` of a layout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Index {
     /// Always 2.
     pub schema_version: u32,
     /// [`media_type::INDEX`] or Docker's; may be absent in OCI.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub media_type: String,
     /// The manifests, and nested indexes.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[json(default, null_is_default)]
     pub manifests: Vec<Descriptor>,
     /// Free key-value pairs.
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(default, null_is_default, skip_if_empty)]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -254,37 +241,33 @@ impl Index {
 }
 
 /// The image configuration: what to run, and what the layers unpack to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct ImageConfig {
     /// RFC 3339 time of the build.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub created: Option<String>,
     /// Who made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub author: Option<String>,
     /// GOARCH.
-    #[serde(default)]
+    #[json(default)]
     pub architecture: String,
     /// GOOS.
-    #[serde(default)]
+    #[json(default)]
     pub os: String,
     /// Version of the system; Windows only.
-    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    #[json(default, rename = "os.version", skip_if_empty)]
     pub os_version: Option<String>,
     /// CPU variant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub variant: Option<String>,
     /// Defaults for a container.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[json(default, null_is_default)]
     pub config: ContainerConfig,
     /// Digests of the uncompressed layers.
     pub rootfs: RootFs,
     /// How each layer came to be.
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[json(default, null_is_default, skip_if_empty)]
     pub history: Vec<History>,
 }
 
@@ -314,129 +297,110 @@ impl ImageConfig {
 }
 
 /// Defaults for a container of the image.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
     /// `user[:group]`, names or numbers.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[json(null_is_default, skip_if_empty)]
     pub user: String,
     /// `port/protocol` keys.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(null_is_default, skip_if_empty)]
     pub exposed_ports: BTreeMap<String, Empty>,
     /// `NAME=value` pairs.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[json(null_is_default, skip_if_empty)]
     pub env: Vec<String>,
     /// First arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[json(skip_if_empty)]
     pub entrypoint: Option<Vec<String>>,
     /// Further arguments, replaced by those of the command line.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[json(skip_if_empty)]
     pub cmd: Option<Vec<String>>,
     /// Directories that hold data.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(null_is_default, skip_if_empty)]
     pub volumes: BTreeMap<String, Empty>,
     /// Absolute working directory.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[json(null_is_default, skip_if_empty)]
     pub working_dir: String,
     /// Free key-value pairs.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[json(null_is_default, skip_if_empty)]
     pub labels: BTreeMap<String, String>,
     /// Signal that asks the program to end.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[json(skip_if_empty)]
     pub stop_signal: Option<String>,
     /// How to see whether it is well; Docker's addition to the specification, as are the two below.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[json(skip_if_empty)]
     pub healthcheck: Option<Healthcheck>,
     /// What runs commands in shell form in builds on this image; `/bin/sh -c` when empty.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[json(null_is_default, skip_if_empty)]
     pub shell: Vec<String>,
     /// Instructions for builds on this image.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[json(null_is_default, skip_if_empty)]
     pub on_build: Vec<String>,
 }
 
 /// Docker's health check: times in nanoseconds, 0 for the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "PascalCase", default)]
 pub struct Healthcheck {
     /// `NONE`; `CMD` and words; or `CMD-SHELL` and a line.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[json(null_is_default, skip_if_empty)]
     pub test: Vec<String>,
     /// Between two checks.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[json(skip_if_empty)]
     pub interval: i64,
     /// For one check.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[json(skip_if_empty)]
     pub timeout: i64,
     /// After the start, in which failures do not count.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[json(skip_if_empty)]
     pub start_period: i64,
     /// Between two checks in that time.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[json(skip_if_empty)]
     pub start_interval: i64,
     /// Failures in a row that make it unhealthy.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[json(skip_if_empty)]
     pub retries: i64,
 }
 
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
 /// `{}`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Empty {}
 
 /// The uncompressed layers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct RootFs {
     /// Always `layers`.
-    #[serde(rename = "type")]
+    #[json(rename = "type")]
     pub kind: String,
     /// One digest a layer, base first.
-    #[serde(deserialize_with = "null_is_default")]
+    #[json(null_is_default)]
     pub diff_ids: Vec<Digest>,
 }
 
 /// One step of the build.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct History {
     /// RFC 3339 time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub created: Option<String>,
     /// The instruction.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub created_by: Option<String>,
     /// Free text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub comment: Option<String>,
     /// The step changed no file.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[json(default, skip_if_empty)]
     pub empty_layer: bool,
 }
 
 /// Serialises a document of ours. The order of fields is the order of the structs: the same document, the same bytes.
-pub fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
-    serde_json::to_vec(document).expect("plain structs with string keys always serialise")
+pub fn to_json(document: &dyn ToJson) -> Vec<u8> {
+    punnet_json::to_vec(document)
 }
 
 /// Parses one bounded document.
-pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: FromJson>(what: &str, bytes: &[u8]) -> Result<T> {
     if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
         return Err(Error::Limit {
             what: format!("the size of {what}"),
@@ -444,7 +408,7 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> 
         }
         .into());
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::malformed(what, error))
+    punnet_json::from_slice(bytes).map_err(|error| Error::malformed(what, error))
 }
 
 fn check_schema(what: &str, version: u32) -> Result<()> {
@@ -471,13 +435,6 @@ fn check_count(what: &str, count: usize, max: usize) -> Result<()> {
         limit: max.to_string(),
     }
     .into())
-}
-
-/// Docker writes `null` for empty lists and maps.
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

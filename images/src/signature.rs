@@ -9,9 +9,8 @@
 
 pub mod policy;
 
+use punnet_json::{FromJson, ToJson, Value};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, UnparsedPublicKey};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::base64;
 use crate::oci::{self, Descriptor, Index, Manifest};
@@ -123,7 +122,7 @@ impl SigningKey {
 
     /// Signs a manifest under the name it goes by.
     pub fn sign(&self, manifest: &Digest, name: &str) -> Signature {
-        let payload = serde_json::json!({
+        let payload = punnet_json::json!({
             "critical": {
                 "identity": { "docker-reference": name },
                 "image": { "docker-manifest-digest": manifest },
@@ -211,13 +210,13 @@ impl Evidence {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct Stored {
     signatures: Vec<StoredSignature>,
     indexes: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct StoredSignature {
     payload: String,
     signature: String,
@@ -270,7 +269,7 @@ pub(crate) fn to_artifact(signatures: &[Signature]) -> Vec<(Descriptor, Vec<u8>)
         layers.push(layer);
     }
     let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    let config = oci::to_json(&serde_json::json!({
+    let config = oci::to_json(&punnet_json::json!({
         "architecture": "", "os": "", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
     }));
     let manifest = Manifest {
@@ -288,7 +287,7 @@ pub(crate) fn to_artifact(signatures: &[Signature]) -> Vec<(Descriptor, Vec<u8>)
 
 /// The digest that a payload is about.
 fn signed_digest(payload: &[u8]) -> Option<Digest> {
-    let payload: Value = serde_json::from_slice(payload).ok()?;
+    let payload: Value = punnet_json::from_slice(payload).ok()?;
     let critical = payload.get("critical")?;
     if critical.get("type")?.as_str()? != PAYLOAD_TYPE {
         return None;

@@ -731,9 +731,9 @@ fn read_bounded(reader: &mut impl Read, what: &str) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn check_layout(bytes: &[u8]) -> Result<()> {
-    #[derive(serde::Deserialize)]
+    #[derive(punnet_json::FromJson)]
     struct Layout {
-        #[serde(rename = "imageLayoutVersion")]
+        #[json(rename = "imageLayoutVersion")]
         version: String,
     }
     let layout: Layout = oci::parse("oci-layout", bytes)?;

@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::syncfs;
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 
 use crate::oci::{ContainerConfig, Descriptor, ImageConfig, Manifest, Platform, to_json};
 use crate::{Digest, Error, HashingReader, Reference, Result, Source};
@@ -99,7 +99,7 @@ pub struct Image {
 }
 
 /// Sizes of an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Summary {
     /// Regular files.
     pub files: u64,
@@ -149,7 +149,7 @@ pub struct Progress {
 }
 
 /// What [`Store::prune`] has removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToJson)]
 pub struct Pruned {
     /// Images without a name.
     pub images: u64,
@@ -733,7 +733,7 @@ impl Image {
     }
 
     /// `manifest.json` or `config.json` as it came, with what we do not know of it.
-    pub fn document(&self, name: &str) -> Result<serde_json::Value> {
+    pub fn document(&self, name: &str) -> Result<punnet_json::Value> {
         crate::oci::parse(name, &self.read(name)?)
     }
 

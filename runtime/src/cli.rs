@@ -14,6 +14,7 @@ use crate::terminal::Stdio;
 use args::{Args, parse};
 use nix::sys::signal::Signal;
 use nix::unistd::{getegid, geteuid};
+use punnet_json::ToJson;
 use punnet_spec::{Capabilities, OCI_VERSION, Process, Spec};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -96,7 +97,7 @@ impl Log {
         let Some(path) = &self.path else { return };
         let time = timestamp(now());
         let line = if self.json {
-            let message = serde_json::Value::from(text);
+            let message = punnet_json::to_string(&text);
             format!("{{\"level\":\"{word}\",\"msg\":{message},\"time\":\"{time}\"}}\n")
         } else {
             format!("time=\"{time}\" level={word} msg={text:?}\n")
@@ -202,19 +203,12 @@ fn print(text: &str) -> Result<u8> {
     Ok(0)
 }
 
-fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String> {
-    let text = if pretty {
-        serde_json::to_string_pretty(value)
+fn json(value: &dyn ToJson, pretty: bool) -> String {
+    if pretty {
+        punnet_json::to_string_pretty(value)
     } else {
-        serde_json::to_string(value)
-    };
-    text.map_err(|source| {
-        Error::Json {
-            path: "the output".to_owned(),
-            source,
-        }
-        .into()
-    })
+        punnet_json::to_string(value)
+    }
 }
 
 fn create_options(args: &Args) -> CreateOptions {
@@ -229,8 +223,8 @@ fn create_options(args: &Args) -> CreateOptions {
 }
 
 /// What `state` and `list` print: the specification's document, and the fields that runc adds and engines read.
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(ToJson)]
+#[json(rename_all = "camelCase")]
 struct StateLine<'a> {
     oci_version: &'a str,
     id: &'a str,
@@ -240,7 +234,7 @@ struct StateLine<'a> {
     bundle: &'a str,
     rootfs: &'a Path,
     created: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[json(skip_if_empty)]
     annotations: &'a BTreeMap<String, String>,
     owner: String,
 }
@@ -270,7 +264,7 @@ fn owner(uid: u32) -> String {
 #[inline(never)]
 fn state(runtime: &Runtime, args: &Args) -> Result<u8> {
     let listed = runtime.inspect(&args.id()?)?;
-    print(&format!("{}\n", json(&StateLine::new(&listed), true)?))
+    print(&format!("{}\n", json(&StateLine::new(&listed), true)))
 }
 
 #[inline(never)]
@@ -315,7 +309,7 @@ fn list(runtime: &Runtime, args: &Args) -> Result<u8> {
     match args.format.as_str() {
         "json" => {
             let lines: Vec<_> = list.iter().map(StateLine::new).collect();
-            print(&format!("{}\n", json(&lines, false)?))
+            print(&format!("{}\n", json(&lines, false)))
         }
         "table" | "" => {
             let heading = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
@@ -364,12 +358,7 @@ fn spec(args: &Args) -> Result<u8> {
     let bundle = args.bundle.clone().unwrap_or_else(|| ".".into());
     let path = bundle.join("config.json");
     let rootless = args.rootless.then(|| (geteuid().as_raw(), getegid().as_raw()));
-    let mut text = Spec::default_for(rootless)
-        .to_json()
-        .map_err(|source| Error::Json {
-            path: path.display().to_string(),
-            source,
-        })?;
+    let mut text = Spec::default_for(rootless).to_json();
     text.push(b'\n');
     let mut file = std::fs::File::create_new(&path).os("make", path.display())?;
     file.write_all(&text).os("write", path.display())?;
@@ -410,7 +399,7 @@ fn sub_cgroup(word: &str) -> Result<PathBuf> {
 
 fn read_process(path: &Path) -> Result<Process> {
     let bytes = std::fs::read(path).os("read", path.display())?;
-    serde_json::from_slice(&bytes).map_err(|source| {
+    punnet_json::from_slice(&bytes).map_err(|source| {
         Error::Json {
             path: path.display().to_string(),
             source,

@@ -57,11 +57,7 @@ impl Runtime {
         }
         cgroup::write_limits(path, &plan.limits)?;
         linux.resources = Some(plan.resources);
-        let bytes = config.to_json().map_err(|source| Error::Json {
-            path: dir.path().display().to_string(),
-            source,
-        })?;
-        dir.save_config(&bytes)
+        dir.save_config(&config.to_json())
     }
 
     /// Process ids of a container, as the host counts; none once it has stopped.

@@ -62,7 +62,7 @@ pub enum Error {
         path: String,
         /// Line, column, what was expected.
         #[source]
-        source: serde_json::Error,
+        source: punnet_json::Error,
     },
     /// A system call failed.
     #[error("cannot {operation} {subject}")]

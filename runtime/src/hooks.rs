@@ -48,10 +48,7 @@ pub(crate) fn run(kind: HookKind, hooks: &[Hook], state: &State) -> Result<()> {
         // Those of `prestart` were called between create and start when they were the only ones, and programs rely on it.
         state.status = Status::Created;
     }
-    let document = serde_json::to_vec(&state).map_err(|source| Error::Json {
-        path: "the container's state".to_owned(),
-        source,
-    })?;
+    let document = punnet_json::to_vec(&state);
     hooks.iter().try_for_each(|hook| run_one(kind, hook, &document))
 }
 

@@ -1,7 +1,7 @@
 //! Seccomp user notification: hands the descriptor of the filter to whoever listens on `linux.seccomp.listenerPath`.
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#the-container-process-state>
 
-use crate::error::{Error, OsContext, Result};
+use crate::error::{OsContext, Result};
 use crate::host::HostProc;
 use crate::seccomp::{Filter, Notify};
 use nix::errno::Errno;
@@ -44,10 +44,7 @@ impl<'a> Listener<'a> {
             metadata: self.notify.listener_metadata.clone(),
             state,
         };
-        let bytes = serde_json::to_vec(&document).map_err(|source| Error::Json {
-            path: "the container process state".to_owned(),
-            source,
-        })?;
+        let bytes = punnet_json::to_vec(&document);
         let filter = punnet_sys::seccomp_set_mode_filter_listener(&self.notify.program, self.notify.flags)
             .os("install", "the seccomp filter that notifies")?;
         let fds = [filter.as_raw_fd()];

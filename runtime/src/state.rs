@@ -16,8 +16,8 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkdir};
+use punnet_json::{FromJson, ToJson};
 use punnet_spec::{OCI_VERSION, Spec, State, Status};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,12 +26,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// What is remembered about a container.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub(crate) struct Record {
     pub id: String,
     pub bundle: PathBuf,
-    #[serde(default)]
+    #[json(default)]
     pub rootfs: PathBuf,
     /// 0 until the container is set up.
     pub pid: i32,
@@ -178,10 +178,7 @@ impl StateDir {
 
     pub fn save(&self, record: &Record) -> Result<()> {
         let (file, new) = (self.path.join("state.json"), self.path.join("state.json.new"));
-        let bytes = serde_json::to_vec(record).map_err(|source| Error::Json {
-            path: file.display().to_string(),
-            source,
-        })?;
+        let bytes = punnet_json::to_vec(record);
         std::fs::write(&new, bytes).os("write", new.display())?;
         std::fs::rename(&new, &file).os("write", file.display())
     }
@@ -265,27 +262,26 @@ impl StateDir {
 }
 
 /// Reads the text of a state.json, as of a container that has ended: whatever it says, nothing is done with what no runtime wrote.
-pub fn state_from_json(bytes: &[u8]) -> serde_json::Result<State> {
+pub fn state_from_json(bytes: &[u8]) -> std::result::Result<State, punnet_json::Error> {
     Ok(Record::parse(bytes)?.to_state(Status::Stopped))
 }
 
 impl Record {
     /// Checks as it reads: signals are sent to what a record names, and folders removed.
-    fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
-        use serde::de::Error as _;
-        let record: Self = serde_json::from_slice(bytes)?;
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, punnet_json::Error> {
+        let record: Self = punnet_json::from_slice(bytes)?;
         let is_below_the_tree = |path: &PathBuf| {
             let plain = path.components().all(|part| part != Component::ParentDir);
             plain && path != Path::new(CGROUP_TREE) && path.starts_with(CGROUP_TREE)
         };
         if record.pid < 0 || record.pid == 1 {
-            return Err(serde_json::Error::custom("pid is no container's"));
+            return Err(punnet_json::Error::custom("pid is no container's"));
         }
         if ContainerId::new(&record.id).is_err() {
-            return Err(serde_json::Error::custom("id is no container's"));
+            return Err(punnet_json::Error::custom("id is no container's"));
         }
         if !record.cgroup.as_ref().is_none_or(is_below_the_tree) {
-            return Err(serde_json::Error::custom("cgroup is no container's"));
+            return Err(punnet_json::Error::custom("cgroup is no container's"));
         }
         Ok(record)
     }
@@ -388,7 +384,7 @@ mod tests {
             cgroup: Some("/sys/fs/cgroup/unified/punnet/x".into()),
             ..Record::default()
         };
-        let good = serde_json::to_string(&good).unwrap();
+        let good = punnet_json::to_string(&good);
         assert_eq!(state_from_json(good.as_bytes()).unwrap().id, "x");
         for (from, to) in [
             ("/sys/fs/cgroup/unified/punnet/x", "/"),

@@ -3,12 +3,12 @@
 //! <https://github.com/opencontainers/runc/blob/main/types/events.go>, cgroup-v2.rst
 
 use crate::error::{OsContext, Result};
-use serde::Serialize;
+use punnet_json::ToJson;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Use of one container. A controller that is not enabled is all zeros.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct Stats {
     /// Processor time.
     pub cpu: CpuStats,
@@ -23,7 +23,7 @@ pub struct Stats {
 }
 
 /// Processor time.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct CpuStats {
     /// Time used.
     pub usage: CpuUsage,
@@ -32,7 +32,7 @@ pub struct CpuStats {
 }
 
 /// Nanoseconds.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct CpuUsage {
     /// All.
     pub total: u64,
@@ -43,8 +43,8 @@ pub struct CpuUsage {
 }
 
 /// What cpu.max did.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, ToJson)]
+#[json(rename_all = "camelCase")]
 pub struct Throttling {
     /// Periods that have gone by.
     pub periods: u64,
@@ -55,7 +55,7 @@ pub struct Throttling {
 }
 
 /// Bytes.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct MemoryStats {
     /// Page cache.
     pub cache: u64,
@@ -68,7 +68,7 @@ pub struct MemoryStats {
 }
 
 /// A value and its limit; [`UNLIMITED`] where there is none.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct Counter {
     /// Limit.
     pub limit: u64,
@@ -81,7 +81,7 @@ pub struct Counter {
 }
 
 /// Tasks.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, ToJson)]
 pub struct PidsStats {
     /// Now.
     pub current: u64,
@@ -90,8 +90,8 @@ pub struct PidsStats {
 }
 
 /// io.stat by device.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, ToJson)]
+#[json(rename_all = "camelCase")]
 pub struct BlockStats {
     /// Bytes.
     pub io_service_bytes_recursive: Vec<BlockEntry>,
@@ -100,7 +100,7 @@ pub struct BlockStats {
 }
 
 /// One count of one device.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, ToJson)]
 pub struct BlockEntry {
     /// Device.
     pub major: u64,
@@ -272,10 +272,10 @@ mod tests {
         let stats = cpu(
             "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 3\nnr_throttled 2\nthrottled_usec 5\n",
         );
-        let seen = serde_json::to_value(&stats).unwrap();
+        let seen = punnet_json::to_value(&stats);
         assert_eq!(
             seen,
-            serde_json::json!({
+            punnet_json::json!({
                 "usage": { "total": 30_000, "kernel": 10_000, "user": 20_000 },
                 "throttling": { "periods": 3, "throttledPeriods": 2, "throttledTime": 5_000 },
             })

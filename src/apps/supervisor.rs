@@ -375,7 +375,7 @@ impl Supervisor {
                 .join("oci")
                 .join(&app.name)
                 .join("state.json");
-            let record: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            let record: punnet_json::Value = punnet_json::from_slice(&fs::read(path).ok()?).ok()?;
             Some(Pid::from_raw(i32::try_from(record.get("pid")?.as_i64()?).ok()?))
         };
         let pid = app.process.take().map(|(pid, _)| pid).or_else(recorded);

@@ -6,11 +6,11 @@ mod facts;
 
 pub use facts::{Facts, Volume};
 
-use serde::Serialize;
+use punnet_json::ToJson;
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToJson)]
+#[json(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Pass,
@@ -21,7 +21,7 @@ pub enum Verdict {
 }
 
 /// One line of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson)]
 pub struct Finding {
     /// What was looked at.
     pub check: String,
@@ -30,7 +30,7 @@ pub struct Finding {
     /// What was found.
     pub found: String,
     /// What to do; empty when nothing is to be done.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[json(skip_if_empty)]
     pub remedy: String,
 }
 

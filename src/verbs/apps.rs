@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use punnet_json::{ToJson, json};
 
 use super::{ANY, Given, JSON, Verb, Words, containers, valued};
 use crate::apps::{LABEL_APP, Order, Orders, read_files, serve};
@@ -72,7 +72,7 @@ fn check(folder: &Path) -> Result<ExitCode> {
 }
 
 /// What `--json` prints of each.
-#[derive(Serialize)]
+#[derive(ToJson)]
 struct Row {
     name: String,
     image: String,
@@ -87,8 +87,7 @@ fn status(roots: &Roots, folder: &Path, json: bool) -> Result<ExitCode> {
     let served = orders.server().is_some();
     let rows = rows(roots, folder, &orders)?;
     if json {
-        let text = serde_json::json!({ "served": served, "apps": rows });
-        println!("{text}");
+        super::images::print_json(&json!({ "served": served, "apps": rows }));
         return Ok(ExitCode::SUCCESS);
     }
     println!(

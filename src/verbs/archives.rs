@@ -106,7 +106,7 @@ fn load(roots: &Roots, given: Given) -> Result<ExitCode> {
         let image = store.import(&source, &mut options)?;
         shown.end();
         if given.has("json") {
-            rows(&image).iter().for_each(print_json);
+            rows(&image).iter().for_each(|row| print_json(row));
         } else {
             println!("{}", image.manifest);
         }

@@ -117,7 +117,7 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode> {
     }
     if given.has("json") {
         let platforms: Vec<_> = built.manifests.iter().map(platform_row).collect();
-        images::print_json(&serde_json::json!({
+        images::print_json(&punnet_json::json!({
             "manifest": built.image.digest, "reference": reference.map(ToString::to_string), "platforms": platforms
         }));
     } else {
@@ -126,9 +126,9 @@ fn build(roots: &Roots, given: Given) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn platform_row(manifest: &punnet_images::oci::Descriptor) -> serde_json::Value {
+fn platform_row(manifest: &punnet_images::oci::Descriptor) -> punnet_json::Value {
     let platform = manifest.platform.as_ref().map(ToString::to_string);
-    serde_json::json!({ "platform": platform, "manifest": manifest.digest })
+    punnet_json::json!({ "platform": platform, "manifest": manifest.digest })
 }
 
 fn options(given: &Given) -> Result<BuildOptions> {

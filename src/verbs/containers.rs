@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use punnet_json::{ToJson, Writer};
 use punnet_logs::{KEPT_BYTES, LogFile};
 use punnet_runtime::{ContainerId, CreateOptions, OutOfReach, Runtime, Stdio};
 use punnet_spec::Status;
-use serde::Serialize;
 
 use super::options::{duration_s, signal_number, size_bytes};
 use super::{ANY, Given, JSON, Verb, Words, flag, layer, sign, valued};
@@ -250,7 +250,6 @@ pub fn remove(roots: &Roots, folders: &Folders, force: bool) -> Result<()> {
     folders.remove()
 }
 
-#[derive(Serialize)]
 struct Row {
     id: String,
     name: String,
@@ -258,8 +257,21 @@ struct Row {
     pid: Option<i32>,
     exit_code: Option<i32>,
     log_dir: std::path::PathBuf,
-    #[serde(flatten)]
     meta: Meta,
+}
+
+impl ToJson for Row {
+    fn write(&self, writer: &mut Writer) {
+        writer.map(&mut |writer| {
+            writer.member("id", &self.id);
+            writer.member("name", &self.name);
+            writer.member("status", &self.status);
+            writer.member("pid", &self.pid);
+            writer.member("exit_code", &self.exit_code);
+            writer.member("log_dir", &self.log_dir);
+            writer.members(&self.meta);
+        });
+    }
 }
 
 fn list(roots: &Roots, given: Given) -> Result<ExitCode> {
@@ -289,10 +301,7 @@ fn list(roots: &Roots, given: Given) -> Result<ExitCode> {
         });
     }
     if given.has("json") {
-        println!(
-            "{}",
-            serde_json::to_string(&rows).expect("rows of strings and numbers are always JSON")
-        );
+        super::images::print_json(&rows);
     } else if given.has("quiet") {
         rows.iter().for_each(|row| println!("{}", row.name));
     } else {

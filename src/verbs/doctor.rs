@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use punnet_boards::{Arch, Board};
-use serde::Serialize;
+use punnet_json::ToJson;
 
 use super::{Given, JSON, Verb, Words, flag};
 use crate::doctor::{Facts, Finding, Verdict, board, examine, worst};
@@ -25,7 +25,7 @@ pub const DOCTOR: Verb = Verb {
 };
 
 /// What `--json` prints.
-#[derive(Serialize)]
+#[derive(ToJson)]
 struct Report<'a> {
     verdict: Verdict,
     findings: &'a [Finding],
@@ -47,8 +47,7 @@ fn doctor(roots: &Roots, given: &Given) -> Result<ExitCode> {
             verdict,
             findings: &findings,
         };
-        let text = serde_json::to_string_pretty(&report).expect("texts are always JSON");
-        println!("{text}");
+        println!("{}", punnet_json::to_string_pretty(&report));
     } else {
         findings.iter().for_each(print);
     }

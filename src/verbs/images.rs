@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use punnet_images::export::Format;
 use punnet_images::{Image, Platform, Reference, Store};
-use serde::Serialize;
+use punnet_json::ToJson;
 
 use super::{ANY, Given, JSON, Verb, Words, flag};
 use crate::container::Folders;
@@ -64,7 +64,7 @@ pub const PRUNE: Verb = Verb {
         let steps = super::build::prune(roots)?;
         if given.has("json") {
             let steps = steps.unwrap_or_default();
-            print_json(&serde_json::json!({
+            print_json(&punnet_json::json!({
                 "images": pruned.images, "objects": pruned.objects, "bytes": pruned.bytes,
                 "build_steps": steps.steps, "build_bytes": steps.bytes
             }));
@@ -97,7 +97,7 @@ pub fn store(roots: &Roots) -> Result<Store> {
 }
 
 /// What `images` and `load` print of an image under one of its names.
-#[derive(Serialize)]
+#[derive(ToJson)]
 pub struct Row {
     reference: Option<String>,
     manifest: String,
@@ -218,9 +218,6 @@ pub fn format_of(given: &Given, output: &str) -> Result<Format> {
 }
 
 /// One line of JSON on standard output.
-pub fn print_json(value: &impl Serialize) {
-    println!(
-        "{}",
-        serde_json::to_string(value).expect("rows of strings and numbers are always JSON")
-    );
+pub fn print_json(value: &dyn ToJson) {
+    println!("{}", punnet_json::to_string(value));
 }

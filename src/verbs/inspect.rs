@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use punnet_images::Image;
-use serde_json::{Value, json};
+use punnet_json::{Value, json};
 
 use super::images::{print_json, store};
 use super::{ANY, Given, JSON, Verb, Words};
@@ -26,7 +26,7 @@ pub const INSPECT: Verb = Verb {
             .iter()
             .map(|name| inspected(&store.get(name)?))
             .collect::<Result<Vec<_>, _>>()?;
-        println!("{:#}", Value::from(images));
+        println!("{}", punnet_json::to_string_pretty(&images));
         Ok(ExitCode::SUCCESS)
     },
 };

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use punnet_images::registry::Notice;
 use punnet_images::store::Progress;
-use serde_json::json;
+use punnet_json::json;
+
+use super::images::print_json;
 
 /// Between two pictures of the same transfer.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -40,10 +42,7 @@ impl Shape {
     pub fn notice(self, notice: &Notice) {
         let Notice::Waiting { seconds, why } = notice;
         match self {
-            Self::Json => println!(
-                "{}",
-                json!({ "event": "waiting", "seconds": seconds, "why": why })
-            ),
+            Self::Json => print_json(&json!({ "event": "waiting", "seconds": seconds, "why": why })),
             Self::Bar => eprintln!("\r\x1b[K{why}; trying again in {seconds:.1} s"),
             Self::Lines => eprintln!("{why}; trying again in {seconds:.1} s"),
             Self::Nothing => {}
@@ -82,13 +81,10 @@ impl Shown {
         self.last = Some(Instant::now());
         let (layers, total_bytes) = (progress.layers, progress.total_bytes);
         match self.shape {
-            Shape::Json => println!(
-                "{}",
-                json!({
-                    "event": "progress", "layer": progress.layer, "layers": layers,
-                    "done_bytes": progress.done_bytes, "total_bytes": total_bytes
-                })
-            ),
+            Shape::Json => print_json(&json!({
+                "event": "progress", "layer": progress.layer, "layers": layers,
+                "done_bytes": progress.done_bytes, "total_bytes": total_bytes
+            })),
             Shape::Bar => {
                 eprint!("\r\x1b[K{}", bar(progress, self.began.elapsed()));
                 drop(std::io::stderr().flush());

@@ -248,7 +248,7 @@ fn pull(roots: &Roots, given: Given) -> Result<ExitCode> {
     }
     let image = image?;
     if shape == Shape::Json {
-        rows(&image).iter().for_each(print_json);
+        rows(&image).iter().for_each(|row| print_json(row));
     } else {
         println!("{}", image.manifest);
     }

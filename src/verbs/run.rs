@@ -281,7 +281,7 @@ fn create(roots: &Roots, given: &Given, terminal: bool) -> Result<Folders> {
     };
     folders.claim()?;
     let filled = fill(&folders, &image, &options, &spec, owner);
-    let config_json = spec.to_json().expect("a specification of ours is always JSON");
+    let config_json = spec.to_json();
     let written = filled.and_then(|()| match is_for_now(given) {
         true => folders.write_for_now(&config_json, &meta),
         false => folders.write(&config_json, &meta),

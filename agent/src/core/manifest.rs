@@ -1,7 +1,7 @@
 //! An OCI image manifest (image-spec manifest.md) or Docker's (schema 2), as far as fetching needs it.
 
+use punnet_json::FromJson;
 use punnet_protocol::Digest;
-use serde::Deserialize;
 
 /// Layers taken: Docker's own limit is 127.
 const LAYERS_MAX: usize = 127;
@@ -17,8 +17,8 @@ pub struct Manifest {
     pub blobs: Vec<(Digest, u64)>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(FromJson)]
+#[json(rename_all = "camelCase")]
 struct RawManifest {
     schema_version: u32,
     media_type: Option<String>,
@@ -26,7 +26,7 @@ struct RawManifest {
     layers: Vec<RawDescriptor>,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct RawDescriptor {
     digest: String,
     size: u64,
@@ -34,7 +34,8 @@ struct RawDescriptor {
 
 /// Reads a manifest whose blobs may take `bytes_max` together.
 pub fn parse(bytes: &[u8], bytes_max: u64) -> Result<Manifest, String> {
-    let raw: RawManifest = serde_json::from_slice(bytes).map_err(|error| format!("the manifest: {error}"))?;
+    let raw: RawManifest =
+        punnet_json::from_slice(bytes).map_err(|error| format!("the manifest: {error}"))?;
     let media_type = raw.media_type.unwrap_or_else(|| OCI.to_owned());
     if raw.schema_version != 2 || (media_type != OCI && media_type != DOCKER) {
         return Err(format!(

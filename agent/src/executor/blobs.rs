@@ -173,7 +173,7 @@ impl Blobs {
         reference: &str,
     ) -> Result<PathBuf, String> {
         let folder = self.layout(image);
-        let index = serde_json::json!({
+        let index = punnet_json::json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [{
@@ -185,7 +185,7 @@ impl Blobs {
         });
         let write = || {
             fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-            fs::write(folder.join("index.json"), index.to_string())
+            fs::write(folder.join("index.json"), punnet_json::to_vec(&index))
         };
         write().map_err(|error| tell("write", &folder, &error))?;
         Ok(folder)

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use punnet_json::FromJson;
 use punnet_protocol::{App, Digest, Name, Network};
-use serde::Deserialize;
 
 use crate::core::{Seen, Status};
 
@@ -35,19 +35,19 @@ impl Listing {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct RawContainer {
     name: String,
     status: String,
     pid: Option<u32>,
     exit_code: Option<i32>,
-    #[serde(default)]
+    #[json(default)]
     labels: std::collections::BTreeMap<String, String>,
-    #[serde(default)]
+    #[json(default)]
     log_dir: PathBuf,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct RawImage {
     manifest: String,
 }
@@ -55,7 +55,7 @@ struct RawImage {
 /// Reads `punnet ps --all --json`.
 pub fn parse_ps(json: &[u8]) -> Result<Listing, String> {
     let raw: Vec<RawContainer> =
-        serde_json::from_slice(json).map_err(|error| format!("ps --json: {error}"))?;
+        punnet_json::from_slice(json).map_err(|error| format!("ps --json: {error}"))?;
     let mut listing = Listing::default();
     for container in raw {
         // A container is ours when its label names it; a label alone would let two containers be one app.
@@ -96,7 +96,7 @@ pub fn parse_ps(json: &[u8]) -> Result<Listing, String> {
 /// Reads `punnet images --json`.
 pub fn parse_images(json: &[u8]) -> Result<Vec<Digest>, String> {
     let raw: Vec<RawImage> =
-        serde_json::from_slice(json).map_err(|error| format!("images --json: {error}"))?;
+        punnet_json::from_slice(json).map_err(|error| format!("images --json: {error}"))?;
     Ok(raw
         .iter()
         .filter_map(|image| image.manifest.parse().ok())

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use punnet_json::Value;
 use punnet_protocol::Name;
-use serde_json::Value;
 
 /// The record; `None` when there is none.
 pub fn read(run_root: &Path, app: &Name) -> Option<Value> {
     let path = run_root.join("oci").join(app.as_str()).join("state.json");
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    punnet_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// True when the kernel has killed a process of the container at its limit of memory: cgroup v2 memory.events. To be asked before the

@@ -334,7 +334,10 @@ fn prepare(spec: &mut Value, bundle: Bundle) -> Result<()> {
         linux.remove("seccomp");
     } else if !linux.contains_key("seccomp") {
         let filter = punnet_runtime::seccomp::default_seccomp(&[]);
-        linux.insert("seccomp".into(), serde_json::to_value(filter)?);
+        linux.insert(
+            "seccomp".into(),
+            serde_json::from_slice(&punnet_json::to_vec(&filter))?,
+        );
     }
     linux.remove("resources");
     let wanted = ["pid", "mount", "network", "ipc", "uts"].map(|kind| json!({ "type": kind }));

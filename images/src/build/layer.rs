@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 
 use super::copy::Files;
 use super::tree::NodeKind;
@@ -24,8 +24,8 @@ const GZIP_LEVEL: u32 = 2;
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
 /// A finished layer among the blobs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(deny_unknown_fields)]
 pub struct Blob {
     /// As the manifest names it.
     pub digest: Digest,

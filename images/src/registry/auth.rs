@@ -5,7 +5,7 @@
 use super::challenge::Challenge;
 use super::credentials::{Credentials, Found};
 use super::url::{Origin, Url, escape};
-use serde::Deserialize;
+use punnet_json::FromJson;
 
 /// Bytes of an answer that carries a token; tokens that name many scopes take some KiB.
 pub const TOKEN_DOCUMENT_BYTES_MAX: u64 = 64 * 1024;
@@ -142,12 +142,12 @@ fn helper_advice(helper: &str, registry: &str) -> String {
 
 /// The token out of an answer: `token`, or `access_token` for OAuth2. It becomes a header, so it has none of what could end one.
 pub fn read_token(bytes: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
+    #[derive(FromJson)]
     struct Answer {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    let answer: Answer = punnet_json::from_slice(bytes).ok()?;
     let token = answer
         .token
         .filter(|token| !token.is_empty())

@@ -536,13 +536,13 @@ fn request_head(wire: &Wire, url: &Url, request: &Request<'_>, authorization: Op
 
 /// What an answer that no registry gives says for itself: the distribution specification's error, as far as it is one.
 fn error_message(mut response: Response) -> String {
-    #[derive(serde::Deserialize)]
+    #[derive(punnet_json::FromJson)]
     struct Errors {
         errors: Vec<One>,
     }
-    #[derive(serde::Deserialize)]
+    #[derive(punnet_json::FromJson)]
     struct One {
-        #[serde(default)]
+        #[json(default)]
         message: String,
     }
     const MESSAGE_CHARACTERS_MAX: usize = 200;

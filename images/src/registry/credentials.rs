@@ -9,7 +9,7 @@ use super::settings::DOCKER_HUB;
 use super::url::split_scheme;
 use crate::base64;
 use crate::{Error, Result, oci};
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -75,22 +75,22 @@ pub struct Keyring {
     pub docker: Option<PathBuf>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 struct ConfigFile {
-    #[serde(default)]
+    #[json(default)]
     auths: BTreeMap<String, Entry>,
-    #[serde(default, skip_serializing)]
+    #[json(default, skip_writing)]
     cred_helpers: BTreeMap<String, String>,
-    #[serde(default, skip_serializing)]
+    #[json(default, skip_writing)]
     creds_store: Option<String>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, ToJson, FromJson)]
 struct Entry {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     auth: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     identitytoken: String,
 }
 
@@ -228,7 +228,7 @@ mod tests {
             "credHelpers": {"cloud.example": "cloud-login"},
             "HttpHeaders": {"ignored": "yes"}
         }"#;
-        let config: ConfigFile = serde_json::from_str(json).unwrap();
+        let config: ConfigFile = punnet_json::from_str(json).unwrap();
         let password = |user: &str, password: &str| {
             Found::Credentials(Credentials::Password {
                 user: user.into(),

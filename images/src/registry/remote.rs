@@ -250,13 +250,13 @@ fn accept_manifests() -> String {
 
 /// What a document is: what the server calls it, unless it says nothing of use and the document says it itself.
 pub fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
+    #[derive(punnet_json::FromJson)]
+    #[json(rename_all = "camelCase")]
     struct Outline {
-        #[serde(default)]
+        #[json(default)]
         media_type: String,
-        #[serde(default)]
-        manifests: Option<serde::de::IgnoredAny>,
+        #[json(default)]
+        manifests: Option<punnet_json::Ignored>,
     }
     const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
     let known = |kind: &str| media_type::is_manifest(kind) || media_type::is_index(kind);
@@ -271,7 +271,7 @@ pub fn manifest_kind(url: &Url, header: &str, bytes: &[u8]) -> Result<String> {
         }
         .into());
     }
-    let outline: Option<Outline> = serde_json::from_slice(bytes).ok();
+    let outline: Option<Outline> = punnet_json::from_slice(bytes).ok();
     match outline {
         Some(outline) if known(&outline.media_type) => Ok(outline.media_type),
         Some(outline) if outline.manifests.is_some() => Ok(media_type::INDEX.to_owned()),

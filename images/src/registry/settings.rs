@@ -9,7 +9,7 @@
 
 use super::url::{Origin, Url};
 use crate::{Error, Reference, Result, oci};
-use serde::Deserialize;
+use punnet_json::FromJson;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -23,25 +23,25 @@ const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 const MIRRORS_MAX: usize = 8;
 
 /// What is known about registries by name (`host[:port]`, `docker.io` for Docker Hub).
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, FromJson)]
+#[json(deny_unknown_fields)]
 pub struct Settings {
-    #[serde(default)]
+    #[json(default)]
     registries: BTreeMap<String, Registry>,
 }
 
 /// What is known about one.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, FromJson)]
+#[json(deny_unknown_fields)]
 pub struct Registry {
     /// Asked first, in this order: URLs, whose path comes before the repository's name.
-    #[serde(default)]
+    #[json(default)]
     pub mirrors: Vec<String>,
     /// Certificates (PEM) to check this one's with, instead of the system's.
-    #[serde(default)]
+    #[json(default)]
     pub ca_file: Option<PathBuf>,
     /// Speak HTTP without TLS. Only to loopback and private addresses.
-    #[serde(default)]
+    #[json(default)]
     pub insecure: Option<bool>,
 }
 
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     fn settings(json: &str) -> Settings {
-        serde_json::from_str(json).unwrap()
+        punnet_json::from_str(json).unwrap()
     }
 
     #[test]

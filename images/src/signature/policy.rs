@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde::Deserialize;
+use punnet_json::FromJson;
 
 use super::{Evidence, PublicKey};
 use crate::oci;
@@ -37,22 +37,22 @@ struct Rule {
     signed_by: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(FromJson)]
+#[json(deny_unknown_fields)]
 struct RawPolicy {
     version: u32,
-    #[serde(default)]
+    #[json(default)]
     keys: BTreeMap<String, String>,
     rules: Vec<RawRule>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(FromJson)]
+#[json(deny_unknown_fields)]
 struct RawRule {
     images: String,
-    #[serde(default)]
+    #[json(default)]
     signed_by: Vec<String>,
-    #[serde(default)]
+    #[json(default)]
     unsigned: bool,
 }
 

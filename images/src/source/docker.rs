@@ -5,7 +5,7 @@
 use super::{Members, Place, digest_of};
 use crate::oci::{self, ANNOTATION_IMAGE_NAME, Descriptor, ImageConfig, Index, Manifest, media_type};
 use crate::{Digest, Error, Reference, Result};
-use serde::Deserialize;
+use punnet_json::FromJson;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
@@ -18,13 +18,13 @@ pub(super) struct Synthesised {
 }
 
 /// One image of `manifest.json`.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(FromJson)]
+#[json(rename_all = "PascalCase")]
 struct SavedImage {
     config: String,
-    #[serde(default)]
+    #[json(default)]
     repo_tags: Option<Vec<String>>,
-    #[serde(default)]
+    #[json(default)]
     layers: Option<Vec<String>>,
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use punnet_json::{Value, json};
 
 use super::{Kind, Source};
 use crate::oci::{self, Descriptor, ImageConfig, Index, Manifest, media_type};
@@ -69,7 +69,7 @@ fn config_of_one_layer(config: &[u8], layer: &Digest, image: &Digest) -> Result<
         .cloned()
         .unwrap_or_default();
     for step in history.iter_mut().filter_map(Value::as_object_mut) {
-        step.insert("empty_layer".into(), true.into());
+        step.insert("empty_layer".into(), Value::Bool(true));
     }
     let mut whole =
         json!({ "created_by": "punnet save", "comment": format!("all layers of {image} as one") });
@@ -80,7 +80,7 @@ fn config_of_one_layer(config: &[u8], layer: &Digest, image: &Digest) -> Result<
     let fields = config
         .as_object_mut()
         .ok_or_else(|| Error::malformed("the image configuration", "it is no object"))?;
-    fields.insert("history".into(), history.into());
+    fields.insert("history".into(), Value::Array(history));
     fields.insert("rootfs".into(), json!({ "type": "layers", "diff_ids": [layer] }));
     Ok(oci::to_json(&config))
 }

@@ -31,7 +31,7 @@ use crate::tar_stream::{Entry, EntryKind, Sequential, TarStream};
 use crate::{Digest, Error, Result};
 
 /// What has been put right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, punnet_json::ToJson)]
 pub struct Repaired {
     /// Different files.
     pub files: u64,

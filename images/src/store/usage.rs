@@ -9,7 +9,7 @@ use super::{Image, Store, entries, verify};
 use crate::{Digest, Error, Result};
 
 /// What one image takes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, punnet_json::ToJson)]
 pub struct ImageUsage {
     /// Its manifest.
     pub manifest: Digest,
@@ -24,7 +24,7 @@ pub struct ImageUsage {
 }
 
 /// What the store takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, punnet_json::ToJson)]
 pub struct Usage {
     /// In the order of the names.
     pub images: Vec<ImageUsage>,

@@ -264,7 +264,7 @@ fn without_the_right_signature_an_image_is_refused_by_default() {
             { "images": "app:", "signed_by": ["other", "fleet"] },
         ],
     });
-    let policy = Policy::parse(&oci::to_json(&document)).unwrap();
+    let policy = Policy::parse(document.to_string().as_bytes()).unwrap();
     assert!(
         check(&policy, &image, &store, "app")
             .unwrap_err()

@@ -204,7 +204,7 @@ mod tests {
     fn default_configuration_survives_a_round_trip() {
         for rootless in [None, Some((1000, 1000))] {
             let spec = Spec::default_for(rootless);
-            assert_eq!(Spec::from_json(&spec.to_json().unwrap()).unwrap(), spec);
+            assert_eq!(Spec::from_json(&spec.to_json()).unwrap(), spec);
         }
     }
 

@@ -20,135 +20,131 @@ pub use names::Names;
 pub use process::*;
 pub use state::*;
 
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 use std::collections::BTreeMap;
 
 /// The specification's version that these types follow.
 pub const OCI_VERSION: &str = "1.3.0";
 
 /// Any JSON: for fields that are only ever refused by name.
-pub use serde_json::Value;
-
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
+pub use punnet_json::Value;
 
 /// `config.json` of a bundle.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Spec {
     /// Version of the specification the file follows.
     pub oci_version: String,
     /// What to run. Needed by `start`, not by `create`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub process: Option<Process>,
     /// The root file system, unless a mount with destination `/` brings it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub root: Option<Root>,
     /// Host name inside the uts namespace.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub hostname: String,
     /// NIS domain name inside the uts namespace.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub domainname: String,
     /// Mounts beyond the root, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub mounts: Vec<Mount>,
     /// Programs run at points of the container's life.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub hooks: Option<Hooks>,
     /// Free key-value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[json(default, skip_if_empty)]
     pub annotations: BTreeMap<String, String>,
     /// Everything particular to Linux.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub linux: Option<Linux>,
     /// Other systems' settings: never used here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub vm: Option<Value>,
 }
 
 impl Spec {
     /// Reads a `config.json`. The error names line, column and what was expected.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+    pub fn from_json(bytes: &[u8]) -> Result<Self, punnet_json::Error> {
+        punnet_json::from_slice(bytes)
     }
 
     /// Writes a `config.json`, indented for people.
-    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec_pretty(self)
+    pub fn to_json(&self) -> Vec<u8> {
+        punnet_json::to_vec_pretty(self)
     }
 }
 
 /// The root file system.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Root {
     /// Absolute, or relative to the bundle.
     pub path: String,
     /// Remount the root read-only before the program starts.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub readonly: bool,
 }
 
 /// One mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Mount {
     /// Absolute path inside the container.
     pub destination: String,
     /// File system type; `bind` or `none` for a bind mount.
-    #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
+    #[json(default, rename = "type", skip_if_empty)]
     pub kind: String,
     /// Device, directory or a name; a relative path is relative to the bundle.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub source: String,
     /// Options as in fstab(5), and the specification's own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub options: Vec<String>,
     /// Mapping of an id-mapped mount.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub uid_mappings: Vec<IdMapping>,
     /// Mapping of an id-mapped mount.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub gid_mappings: Vec<IdMapping>,
 }
 
 /// Hooks of all six kinds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase", default)]
 pub struct Hooks {
     /// Deprecated: run in the runtime's namespaces after the namespaces are there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub prestart: Vec<Hook>,
     /// Run in the runtime's namespaces during `create`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub create_runtime: Vec<Hook>,
     /// Run in the container's namespaces during `create`, before pivot_root.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub create_container: Vec<Hook>,
     /// Run in the container's namespaces during `start`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub start_container: Vec<Hook>,
     /// Run in the runtime's namespaces after `start`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub poststart: Vec<Hook>,
     /// Run in the runtime's namespaces after `delete`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub poststop: Vec<Hook>,
 }
 
 /// One program to run, with the container's state on its standard input.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Hook {
     /// Absolute path of the program.
     pub path: String,
     /// argv, including argv\[0\].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub args: Vec<String>,
     /// Whole environment.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub env: Vec<String>,
     /// Seconds until the hook is killed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub timeout: Option<i64>,
 }

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use punnet_json::{FromJson, Reader, ToJson, Writer};
 
 /// A list of names, in JSON an array of strings.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -47,55 +46,27 @@ impl fmt::Debug for Names {
     }
 }
 
-impl Serialize for Names {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter())
+impl FromJson for Names {
+    fn empty() -> Self {
+        Self::default()
+    }
+
+    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), punnet_json::Error> {
+        *self = Self::default();
+        reader.array("an array of strings", &mut |reader| {
+            self.push(&reader.string()?);
+            Ok(())
+        })
     }
 }
 
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(List)
-    }
-}
-
-struct List;
-
-impl<'de> Visitor<'de> for List {
-    type Value = Names;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of strings")
+impl ToJson for Names {
+    fn write(&self, writer: &mut Writer) {
+        writer.array(&mut |writer| self.iter().for_each(|name| writer.element(&name)));
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
-        let mut names = Names::default();
-        while list.next_element_seed(Next(&mut names))?.is_some() {}
-        Ok(names)
-    }
-}
-
-/// Takes one name straight from the text that is read.
-struct Next<'a>(&'a mut Names);
-
-impl<'de> DeserializeSeed<'de> for Next<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Next<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<(), E> {
-        self.0.push(name);
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -106,12 +77,12 @@ mod tests {
     #[test]
     fn names_come_out_as_they_went_in() {
         let text = r#"["read","","a\u0000b","é","write"]"#;
-        let names: Names = serde_json::from_str(text).unwrap();
+        let names: Names = punnet_json::from_str(text).unwrap();
         assert_eq!(
             names.iter().collect::<Vec<_>>(),
             ["read", "", "a\0b", "é", "write"]
         );
-        assert_eq!(serde_json::to_string(&names).unwrap(), text);
+        assert_eq!(punnet_json::to_string(&names), text);
         assert_eq!(format!("{names:?}"), r#"["read", "", "a\0b", "é", "write"]"#);
         assert!(!names.is_empty() && Names::default().is_empty());
     }
@@ -122,7 +93,7 @@ mod tests {
             (r#"["read",1]"#, "a string"),
             (r#""read""#, "an array of strings"),
         ] {
-            let error = serde_json::from_str::<Names>(text).unwrap_err().to_string();
+            let error = punnet_json::from_str::<Names>(text).unwrap_err().to_string();
             assert!(error.contains(&format!("expected {expected}")), "{error}");
         }
     }

@@ -1,60 +1,59 @@
 //! `process`: what is run in the container, and with which rights.
 
-use crate::is_default;
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 
 /// The program, its user, its limits and its capabilities.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct Process {
     /// Give the program a pseudo terminal.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub terminal: bool,
     /// Size of the terminal at start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub console_size: Option<ConsoleSize>,
     /// Ids the program runs with.
-    #[serde(default)]
+    #[json(default)]
     pub user: User,
     /// argv; the first is looked up in PATH when it has no slash.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub args: Vec<String>,
     /// `NAME=value` pairs: the whole environment.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub env: Vec<String>,
     /// Absolute working directory.
     pub cwd: String,
     /// Exact capability sets; absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub capabilities: Option<Capabilities>,
     /// Resource limits of setrlimit(2).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub rlimits: Vec<Rlimit>,
     /// Set PR_SET_NO_NEW_PRIVS.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub no_new_privileges: bool,
     /// AppArmor profile to change to at exec.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub apparmor_profile: String,
     /// Value for /proc/self/oom_score_adj.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub oom_score_adj: Option<i32>,
     /// sched_setattr(2) settings.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub scheduler: Option<Scheduler>,
     /// SELinux label to change to at exec.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub selinux_label: String,
     /// ioprio_set(2) settings.
-    #[serde(default, rename = "ioPriority", skip_serializing_if = "Option::is_none")]
+    #[json(default, rename = "ioPriority", skip_if_empty)]
     pub io_priority: Option<IoPriority>,
     /// CPUs for `exec`'s process.
-    #[serde(default, rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    #[json(default, rename = "execCPUAffinity", skip_if_empty)]
     pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
 /// Rows and columns of a terminal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct ConsoleSize {
     /// Rows.
     pub height: u32,
@@ -63,52 +62,52 @@ pub struct ConsoleSize {
 }
 
 /// Ids of the program, as seen inside the container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct User {
     /// User id.
-    #[serde(default)]
+    #[json(default)]
     pub uid: u32,
     /// Group id.
-    #[serde(default)]
+    #[json(default)]
     pub gid: u32,
     /// File mode creation mask.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub umask: Option<u32>,
     /// Supplementary groups.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub additional_gids: Vec<u32>,
     /// Windows only.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub username: String,
 }
 
 /// The five capability sets, each a list of `CAP_...` names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(default)]
 pub struct Capabilities {
     /// What may ever be gained by executing a file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub bounding: Vec<String>,
     /// What is checked by the kernel.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub effective: Vec<String>,
     /// What a file's inheritable set may keep.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub inheritable: Vec<String>,
     /// What may be made effective.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub permitted: Vec<String>,
     /// What survives execve(2) of an ordinary file by an ordinary user.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[json(skip_if_empty)]
     pub ambient: Vec<String>,
 }
 
 /// One setrlimit(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Rlimit {
     /// `RLIMIT_...`
-    #[serde(rename = "type")]
+    #[json(rename = "type")]
     pub kind: String,
     /// Upper bound for the soft limit.
     pub hard: u64,
@@ -117,48 +116,48 @@ pub struct Rlimit {
 }
 
 /// ioprio_set(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
     pub class: String,
     /// 0 (highest) to 7.
-    #[serde(default)]
+    #[json(default)]
     pub priority: u8,
 }
 
 /// sched_setattr(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
 pub struct Scheduler {
     /// `SCHED_...`
     pub policy: String,
     /// -20 (most of the processor) to 19.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub nice: i32,
     /// 1 to 99 with `SCHED_FIFO` and `SCHED_RR`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub priority: i32,
     /// `SCHED_FLAG_...`
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[json(default, skip_if_empty)]
     pub flags: Vec<String>,
     /// Nanoseconds, of `SCHED_DEADLINE`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub runtime: u64,
     /// Nanoseconds, of `SCHED_DEADLINE`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub deadline: u64,
     /// Nanoseconds, of `SCHED_DEADLINE`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[json(default, skip_if_empty)]
     pub period: u64,
 }
 
 /// Processors of a process that `exec` makes, as `0-3,7`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, ToJson, FromJson)]
+#[json(default)]
 pub struct CpuAffinity {
     /// Of the runtime, before the process is in the container's cgroup.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[json(skip_if_empty)]
     pub initial: String,
     /// Of the process, once it is there.
-    #[serde(rename = "final", skip_serializing_if = "String::is_empty")]
+    #[json(rename = "final", skip_if_empty)]
     pub last: String,
 }

@@ -1,11 +1,11 @@
 //! The state document: what `state` prints and hooks read.
 
-use serde::{Deserialize, Serialize};
+use punnet_json::{FromJson, ToJson};
 use std::collections::BTreeMap;
 
 /// Where a container is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "lowercase")]
 pub enum Status {
     /// `create` has not ended.
     Creating,
@@ -33,8 +33,8 @@ impl Status {
 }
 
 /// State of one container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct State {
     /// Version of the specification this document follows.
     pub oci_version: String,
@@ -43,29 +43,29 @@ pub struct State {
     /// Where in its life.
     pub status: Status,
     /// Process id of the container's init on the host; absent when stopped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[json(default, skip_if_empty)]
     pub pid: Option<i32>,
     /// Absolute path of the bundle.
     pub bundle: String,
     /// From config.json.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[json(default, skip_if_empty)]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// What a seccomp listener is told beside the descriptor of the filter.
 /// <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#the-container-process-state>
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, ToJson, FromJson)]
+#[json(rename_all = "camelCase")]
 pub struct ContainerProcessState {
     /// Version of the specification this document follows.
     pub oci_version: String,
     /// Names of the descriptors that are sent along.
-    #[serde(default)]
+    #[json(default)]
     pub fds: Vec<String>,
     /// The process under the filter, as the runtime sees it.
     pub pid: i32,
     /// `linux.seccomp.listenerMetadata`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[json(default, skip_if_empty)]
     pub metadata: String,
     /// The container.
     pub state: State,

@@ -6,18 +6,18 @@ use crate::control::Seen;
 use crate::error::{Error, Result};
 use crate::runtime::Runtime;
 use crate::stats::Stats;
-use serde::Serialize;
+use punnet_json::ToJson;
 use std::time::{Duration, Instant};
 
 /// Between two measurements, unless told otherwise: runc's.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
+#[derive(ToJson)]
 struct Line<'a> {
-    #[serde(rename = "type")]
+    #[json(rename = "type")]
     kind: &'static str,
     id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[json(skip_if_empty)]
     data: Option<Stats>,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
             id: id.as_str(),
             data,
         };
-        print(&format!("{}\n", json(&line, false)?))
+        print(&format!("{}\n", json(&line, false)))
     };
     if args.stats {
         return tell("stats", Some(runtime.stats(&id)?));

@@ -5,8 +5,8 @@
 use super::{json, print};
 use crate::error::Result;
 use crate::plan::{self, CAPABILITY_NAMES, HostFacts};
+use punnet_json::{Value, json};
 use punnet_spec::{Linux, Mount, Namespace, Process, Root, Seccomp, Spec, SyscallArg, SyscallRule};
-use serde_json::{Value, json};
 
 /// The oldest version whose files we understand.
 const OCI_VERSION_MIN: &str = "1.0.0";
@@ -55,7 +55,7 @@ const MOUNT_OPTIONS: &[&str] = &[
 /// Prints the document.
 #[inline(never)]
 pub(super) fn run() -> Result<u8> {
-    print(&format!("{}\n", json(&document(), true)?))
+    print(&format!("{}\n", json(&document(), true)))
 }
 
 fn document() -> Value {
@@ -284,7 +284,7 @@ fn process_of(spec: &mut Spec) -> &mut Process {
 
 /// A part of `linux` as a file has it, so that this page does not depend on the shape of fields that are only probed.
 fn set(linux: &mut Linux, part: Value) {
-    let file = json!({ "ociVersion": punnet_spec::OCI_VERSION, "linux": part }).to_string();
+    let file = punnet_json::to_string(&json!({ "ociVersion": punnet_spec::OCI_VERSION, "linux": part }));
     // Read as every file is: reading a `Value` would be a second copy of all that reads `Linux` (66 KiB).
     if let Ok(Spec {
         linux: Some(read), ..
@@ -296,9 +296,9 @@ fn set(linux: &mut Linux, part: Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::document;
+    use super::{Value, document};
 
-    fn list(value: &serde_json::Value) -> Vec<&str> {
+    fn list(value: &Value) -> Vec<&str> {
         value
             .as_array()
             .unwrap()
@@ -335,11 +335,11 @@ mod tests {
         assert_eq!(list(&linux["capabilities"]).len(), 41);
         assert!(list(&linux["seccomp"]["actions"]).contains(&"SCMP_ACT_KILL_PROCESS"));
         assert_eq!(list(&linux["seccomp"]["operators"]).len(), 7);
-        assert_eq!(linux["cgroup"]["v2"], true);
-        assert_eq!(linux["cgroup"]["systemd"], false);
-        assert_eq!(linux["intelRdt"]["enabled"], false);
+        assert_eq!(linux["cgroup"]["v2"], Value::Bool(true));
+        assert_eq!(linux["cgroup"]["systemd"], Value::Bool(false));
+        assert_eq!(linux["intelRdt"]["enabled"], Value::Bool(false));
         assert_eq!(list(&linux["memoryPolicy"]["modes"]).len(), 7);
         assert_eq!(list(&linux["memoryPolicy"]["flags"]).len(), 3);
-        assert_eq!(linux["apparmor"]["enabled"], true);
+        assert_eq!(linux["apparmor"]["enabled"], Value::Bool(true));
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn run(runtime: &Runtime, args: &Args) -> Result<u8> {
         .map(nix::unistd::Pid::as_raw)
         .collect();
     match args.format.as_str() {
-        "json" => print(&format!("{}\n", json(&pids, false)?)),
+        "json" => print(&format!("{}\n", json(&pids, false))),
         "table" | "" => print(&table(args, &pids)?),
         other => Err(Error::usage(format_args!(
             "unknown format {other:?}: json or table"

@@ -52,7 +52,7 @@ fn read(path: &Path) -> Result<Resources> {
         .take(BYTES_MAX)
         .read_to_end(&mut bytes)
         .os("read", path.display())?;
-    serde_json::from_slice(&bytes).map_err(|source| {
+    punnet_json::from_slice(&bytes).map_err(|source| {
         Error::Json {
             path: path.display().to_string(),
             source,
@@ -137,12 +137,12 @@ impl Given<'_> {
 mod tests {
     use super::*;
 
-    fn check(options: &[(&str, &str)]) -> Result<serde_json::Value> {
+    fn check(options: &[(&str, &str)]) -> Result<punnet_json::Value> {
         let options: Vec<_> = options
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        from_options(&options).map(|resources| serde_json::to_value(resources).unwrap())
+        from_options(&options).map(|resources| punnet_json::to_value(&resources))
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         ]);
         assert_eq!(
             all.unwrap(),
-            serde_json::json!({
+            punnet_json::json!({
                 "memory": { "limit": 67_108_864, "swap": -1 },
                 "cpu": { "shares": 512, "quota": -1, "cpus": "0-1" },
                 "pids": { "limit": 9 },

@@ -386,7 +386,7 @@ mod tests {
     fn check(path: &str, resources: &str, euid: u32) -> String {
         let linux = Linux {
             cgroups_path: path.into(),
-            resources: Some(serde_json::from_str(resources).unwrap()),
+            resources: Some(punnet_json::from_str(resources).unwrap()),
             ..Linux::default()
         };
         let host = HostFacts {
@@ -490,7 +490,7 @@ mod tests {
     fn what_holds_anyhow_may_be_missing_and_no_process_is_a_limit_for_later() {
         let limits = |resources: &str| {
             let linux = Linux {
-                resources: Some(serde_json::from_str(resources).unwrap()),
+                resources: Some(punnet_json::from_str(resources).unwrap()),
                 ..Linux::default()
             };
             plan(&linux, &HostFacts::default()).unwrap().limits

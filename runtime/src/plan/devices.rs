@@ -309,7 +309,7 @@ mod tests {
         namespaces: u64,
     ) -> std::result::Result<Option<DeviceFilter>, String> {
         let linux: Linux =
-            serde_json::from_str(&format!(r#"{{"resources":{{"devices":{rules}}}}}"#)).unwrap();
+            punnet_json::from_str(&format!(r#"{{"resources":{{"devices":{rules}}}}}"#)).unwrap();
         let capabilities = CapabilityPlan {
             bounding: capabilities,
             ..CapabilityPlan::default()

@@ -365,7 +365,7 @@ mod tests {
             euid,
             ..HostFacts::default()
         };
-        plan(&serde_json::from_str(text).unwrap(), &host).map_err(|error| error.to_string())
+        plan(&punnet_json::from_str(text).unwrap(), &host).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn check(before: &str, change: &str) -> std::result::Result<String, String> {
-        let parse = |text: &str| serde_json::from_str::<Resources>(text).unwrap();
+        let parse = |text: &str| punnet_json::from_str::<Resources>(text).unwrap();
         let plan = plan(&parse(before), &parse(change)).map_err(|error| error.to_string())?;
         Ok(plan
             .limits
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn limits_are_remembered_for_the_next_update() {
-        let parse = |text: &str| serde_json::from_str::<Resources>(text).unwrap();
+        let parse = |text: &str| punnet_json::from_str::<Resources>(text).unwrap();
         let first = plan(
             &parse(r#"{"memory":{"limit":100}}"#),
             &parse(r#"{"memory":{"limit":300},"cpu":{"cpus":"0"}}"#),
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_check_before_the_update_has_the_new_limit() {
-        let change = serde_json::from_str(r#"{"memory":{"limit":9,"checkBeforeUpdate":true}}"#).unwrap();
+        let change = punnet_json::from_str(r#"{"memory":{"limit":9,"checkBeforeUpdate":true}}"#).unwrap();
         assert_eq!(
             plan(&Resources::default(), &change)
                 .unwrap()

@@ -74,7 +74,7 @@ fn unsupported_fields_are_refused_by_name_before_anything_is_made() {
     type Change = fn(&mut Bundle);
     let changes: [(Change, &str); 6] = [
         (
-            |bundle| bundle.linux().intel_rdt = Some(serde_json::json!({})),
+            |bundle| bundle.linux().intel_rdt = Some(punnet_json::json!({})),
             "linux.intelRdt",
         ),
         (
@@ -171,7 +171,7 @@ fn a_cgroup_with_processes_is_not_taken_over() {
 fn garbage_in_config_json_is_an_error_and_never_a_crash() {
     let good = {
         let bundle = Bundle::sh("true");
-        String::from_utf8(bundle.spec.to_json().unwrap()).unwrap()
+        String::from_utf8(bundle.spec.to_json()).unwrap()
     };
     let huge = format!(
         "{{\"ociVersion\":\"1.0.0\",\"mounts\":[{}]}}",

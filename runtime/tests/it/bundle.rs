@@ -142,7 +142,7 @@ impl Bundle {
     }
 
     pub fn write(&self) {
-        std::fs::write(self.dir.path().join("config.json"), self.spec.to_json().unwrap()).unwrap();
+        std::fs::write(self.dir.path().join("config.json"), self.spec.to_json()).unwrap();
     }
 
     /// The runtime with its state in the bundle's directory.

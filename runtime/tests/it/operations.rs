@@ -49,7 +49,7 @@ fn unknown_properties_and_annotations_are_no_error_and_a_wrong_version_is() {
         .spec
         .annotations
         .insert("org.example.unknown".to_owned(), "value".to_owned());
-    let mut config: Value = serde_json::from_slice(&bundle.spec.to_json().unwrap()).unwrap();
+    let mut config: Value = serde_json::from_slice(&bundle.spec.to_json()).unwrap();
     config["unknown"] = "value".into();
     config["linux"]["unknown"] = serde_json::json!({ "more": 1 });
     let path = bundle.dir.path().join("config.json");

@@ -80,7 +80,7 @@ impl Worker for Hands<'_> {
     fn tell(&mut self, event: Event<'_>) {
         match (&self.shown, event) {
             (Shown::Not, _) => {}
-            (Shown::Json, Event::Cached) => images::print_json(&serde_json::json!({ "cached": true })),
+            (Shown::Json, Event::Cached) => images::print_json(&punnet_json::json!({ "cached": true })),
             (Shown::Lines, Event::Cached) => eprintln!("--> done before"),
             (
                 Shown::Json,
@@ -90,7 +90,7 @@ impl Worker for Hands<'_> {
                     platform,
                     text,
                 },
-            ) => images::print_json(&serde_json::json!({
+            ) => images::print_json(&punnet_json::json!({
                 "step": number, "of": all, "instruction": text, "platform": platform.map(ToString::to_string)
             })),
             (
@@ -130,7 +130,7 @@ impl<'a> Hands<'a> {
         let mounted = mounted.map(|mount| mount.destination.clone()).collect();
         let write =
             |path: PathBuf, bytes: &[u8]| fs::write(&path, bytes).map_err(file("cannot write", &path));
-        let config = spec.to_json().expect("a specification of ours is always JSON");
+        let config = spec.to_json();
         write(step.folder.join("config.json"), &config)?;
         let rootfs = step.folder.join("rootfs");
         fs::create_dir(&rootfs).map_err(file("cannot create", &rootfs))?;

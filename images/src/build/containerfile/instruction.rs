@@ -250,7 +250,7 @@ impl<'a> Line<'a> {
             ([script], [_]) => (Command::Exec(Vec::new()), Some(script.clone())),
             ([], _) => {
                 // `[ -e /x ] && y` is a line for a shell.
-                let array = serde_json::from_str::<Vec<String>>(line).ok();
+                let array = punnet_json::from_str::<Vec<String>>(line).ok();
                 let array = array.filter(|words| !words.is_empty());
                 (
                     array.map_or_else(|| Command::Shell(line.into()), Command::Exec),
@@ -299,7 +299,7 @@ impl<'a> Line<'a> {
         if !rest.trim_start().starts_with('[') {
             return Ok(Command::Shell(rest.trim().to_owned()));
         }
-        serde_json::from_str(rest).map(Command::Exec).map_err(|error| {
+        punnet_json::from_str(rest).map(Command::Exec).map_err(|error| {
             let column = error.column().saturating_sub(1).min(rest.len());
             let why = error.to_string();
             let why = why.split(" at line ").next().unwrap_or_default().to_owned();
