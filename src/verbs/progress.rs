@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use punnet_images::registry::Notice;
 use punnet_images::store::Progress;
-use punnet_json::json;
+use punnet_json::{Value, json};
 
 use super::images::print_json;
 
@@ -40,11 +40,16 @@ impl Shape {
 
     /// Tells why a transfer waits.
     pub fn notice(self, notice: &Notice) {
-        let Notice::Waiting { seconds, why } = notice;
+        let Notice::Waiting { pause, why } = notice;
+        let (seconds, milliseconds) = (pause.as_secs(), pause.subsec_millis());
+        let tenths = milliseconds / 100;
         match self {
-            Self::Json => print_json(&json!({ "event": "waiting", "seconds": seconds, "why": why })),
-            Self::Bar => eprintln!("\r\x1b[K{why}; trying again in {seconds:.1} s"),
-            Self::Lines => eprintln!("{why}; trying again in {seconds:.1} s"),
+            Self::Json => {
+                let seconds = Value::Number(format!("{seconds}.{milliseconds:03}").into());
+                print_json(&json!({ "event": "waiting", "seconds": seconds, "why": why }));
+            }
+            Self::Bar => eprintln!("\r\x1b[K{why}; trying again in {seconds}.{tenths} s"),
+            Self::Lines => eprintln!("{why}; trying again in {seconds}.{tenths} s"),
             Self::Nothing => {}
         }
     }
@@ -126,7 +131,8 @@ fn bar(progress: Progress, elapsed: Duration) -> String {
         amount(done_bytes),
         amount(total_bytes)
     );
-    let rate = (done_bytes as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let rate = done_bytes.saturating_mul(1000) / elapsed_ms.max(1);
     if rate > 0 {
         let left_s = total_bytes.saturating_sub(done_bytes).div_ceil(rate);
         text += &format!(", {}/s, {} left", amount(rate), time(left_s));
@@ -138,7 +144,10 @@ fn amount(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => {
+            let tenths = bytes.saturating_mul(10).saturating_add(524_288) / 1_048_576;
+            format!("{}.{} MiB", tenths / 10, tenths % 10)
+        }
     }
 }
 

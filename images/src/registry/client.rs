@@ -34,7 +34,7 @@ pub enum Notice {
     /// The link or the server failed: it goes on after a pause.
     Waiting {
         /// So long.
-        seconds: f64,
+        pause: Duration,
         /// Because of this.
         why: String,
     },
@@ -291,10 +291,7 @@ impl Client {
             }
             .into());
         };
-        (self.options.notify)(&Notice::Waiting {
-            seconds: pause.as_secs_f64(),
-            why,
-        });
+        (self.options.notify)(&Notice::Waiting { pause, why });
         std::thread::sleep(pause);
         Ok(())
     }

@@ -401,17 +401,17 @@ fn a_busy_registry_is_asked_again_when_it_said() {
         2 => reply(503, "Retry-After: 1\r\n", ""),
         _ => honest.answer(seen),
     });
-    let waits: Arc<Mutex<Vec<f64>>> = Arc::default();
+    let waits: Arc<Mutex<Vec<std::time::Duration>>> = Arc::default();
     let told = Arc::clone(&waits);
     let options = Options {
         notify: Arc::new(move |notice| {
-            let Notice::Waiting { seconds, .. } = notice;
-            told.lock().unwrap().push(*seconds);
+            let Notice::Waiting { pause, .. } = notice;
+            told.lock().unwrap().push(*pause);
         }),
         ..options()
     };
     pull_with(&made, &server.reference("app:1"), &options).unwrap();
-    assert_eq!(*waits.lock().unwrap(), [0.0, 1.0]);
+    assert_eq!(*waits.lock().unwrap(), [0, 1].map(std::time::Duration::from_secs));
     // One that wants to be left alone for an hour is.
     let server = Server::start(|_| reply(429, "Retry-After: 3600\r\n", ""));
     let error = pull(&made, &server).unwrap_err();

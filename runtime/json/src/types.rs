@@ -287,14 +287,3 @@ impl<A: ToJson, B: ToJson> ToJson for (A, B) {
         });
     }
 }
-
-/// What is no number is `null`.
-impl ToJson for f64 {
-    fn write(&self, writer: &mut Writer) {
-        if self.is_finite() {
-            writer.plain(&format!("{self:?}"));
-        } else {
-            writer.plain("null");
-        }
-    }
-}

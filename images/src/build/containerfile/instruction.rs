@@ -367,16 +367,32 @@ pub fn duration_ns(text: &str) -> Option<i64> {
     let mut sum = 0i64;
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
         let (unit, factor) = UNITS_NS.iter().find(|(unit, _)| rest[end..].starts_with(unit))?;
-        #[allow(clippy::cast_possible_truncation, reason = "checked against the bound first")]
-        let part = Some(number * *factor as f64)
-            .filter(|part| *part < i64::MAX as f64)
-            .map(|part| part as i64)?;
-        sum = sum.checked_add(part)?;
+        sum = sum.checked_add(times(&rest[..end], *factor)?)?;
         rest = &rest[end + unit.len()..];
     }
     Some(sum).filter(|sum| *sum >= 1_000_000)
+}
+
+/// A decimal number of digits and at most one point, as many times as that: what is left of the last unit is cut off.
+fn times(number: &str, factor: i64) -> Option<i64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
+    if whole.len() + fraction.len() == 0 || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let whole = if whole.is_empty() {
+        0
+    } else {
+        whole.parse::<i64>().ok()?
+    };
+    let mut product = whole.checked_mul(factor)?;
+    let mut place = factor;
+    for digit in fraction.bytes() {
+        place /= 10;
+        product = product.checked_add(i64::from(digit - b'0') * place)?;
+    }
+    Some(product)
 }
 
 fn stage_name(text: &str) -> Option<String> {

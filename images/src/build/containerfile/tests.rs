@@ -188,10 +188,25 @@ fn health_checks_have_times_and_commands() {
         ("1h", 3_600_000_000_000),
         ("1.5s", 1_500_000_000),
         ("2m1ms", 120_001_000_000),
+        (".5s", 500_000_000),
+        ("5.s", 5_000_000_000),
+        ("1.1234567899s", 1_123_456_789),
     ] {
         assert_eq!(instruction::duration_ns(text), Some(want), "{text}");
     }
-    for text in ["", "1", "s", "1us", "1d", "-1s", "1e9h", "99999999999999h"] {
+    for text in [
+        "",
+        "1",
+        "s",
+        "1us",
+        "1d",
+        "-1s",
+        "1e9h",
+        "99999999999999h",
+        ".s",
+        "1.2.3s",
+        "1..2s",
+    ] {
         assert_eq!(instruction::duration_ns(text), None, "{text}");
     }
 }
