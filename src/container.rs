@@ -15,7 +15,6 @@
 //! A folder whose meta.json is missing was never finished or is being removed: `rm --force` clears it. Of a container that is removed at its end the
 //! record is in RAM, and meta.json points to it: nothing is waited for that must survive a power cut.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::unistd::geteuid;
-use punnet_json::{FromJson, ToJson};
+use punnet_json::{FromJson, Map, ToJson};
 
 use crate::error::{CliError, Result};
 use crate::roots::Roots;
@@ -41,7 +40,7 @@ pub struct Meta {
     /// Unix seconds.
     pub created_at_s: u64,
     /// `KEY=VALUE` of `--label`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Map<String>,
     /// Signal number that asks the process to end.
     pub stop_signal: i32,
     /// Seconds between it and SIGKILL.
@@ -310,7 +309,7 @@ mod tests {
             manifest: String::new(),
             command: Vec::new(),
             created_at_s: 0,
-            labels: BTreeMap::new(),
+            labels: Map::new(),
             stop_signal: 15,
             stop_timeout_s: 10,
             ram_layer: None,

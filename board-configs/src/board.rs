@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use punnet_json::{FromJson, Map, Reader, ToJson, Writer};
+use punnet_json::{FromJson, Map, Reader, ToJson, Value, Writer};
 use serde::{Deserialize, Serialize};
 
 use crate::{BoardError, Result};
@@ -275,7 +275,7 @@ impl Board {
     /// By way of text, so that a device needs no other reader and writer of boards than those it has.
     fn salvaged(text: &[u8]) -> Self {
         let mut board = Self::guessed();
-        let object = |text: &[u8]| punnet_json::from_slice::<Map>(text).unwrap_or_default();
+        let object = |text: &[u8]| punnet_json::from_slice::<Map<Value>>(text).unwrap_or_default();
         let mut whole = object(board.to_json().as_bytes());
         for (key, value) in object(text) {
             let before = whole.insert(key.clone(), value);

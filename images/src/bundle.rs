@@ -4,7 +4,6 @@
 //! empty mount points, read-only. It is mounted in the container's mount namespace, so nothing of it can stay behind on the host. `root.path` names a directory
 //! beside it only because other programs expect one. An image's VOLUMEs need no mount of their own: the writable layer holds them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use punnet_spec::{
@@ -239,7 +238,7 @@ pub fn spec_for(
         hostname: options.hostname.clone(),
         mounts: mounts(options, place)?,
         linux: Some(linux(options, place, filter)),
-        annotations: BTreeMap::new(),
+        annotations: Default::default(),
         ..Spec::default()
     })
 }

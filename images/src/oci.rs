@@ -6,8 +6,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/spec.md>
 
 use crate::{Digest, Error, Result};
-use punnet_json::{FromJson, ToJson};
-use std::collections::BTreeMap;
+use punnet_json::{FromJson, Map, ToJson};
 
 /// Bytes of a manifest, an index or a configuration: what registries must accept by the distribution specification.
 pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
@@ -97,7 +96,7 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// Free key-value pairs.
     #[json(default, null_is_default, skip_if_empty)]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
 }
 
 impl Descriptor {
@@ -108,7 +107,7 @@ impl Descriptor {
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
             platform: None,
-            annotations: BTreeMap::new(),
+            annotations: Map::new(),
         }
     }
 
@@ -158,7 +157,7 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
     /// Free key-value pairs.
     #[json(default, null_is_default, skip_if_empty)]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
 }
 
 impl Manifest {
@@ -211,7 +210,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
     /// Free key-value pairs.
     #[json(default, null_is_default, skip_if_empty)]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
 }
 
 impl Index {
@@ -221,7 +220,7 @@ impl Index {
             schema_version: 2,
             media_type: media_type::INDEX.to_owned(),
             manifests,
-            annotations: BTreeMap::new(),
+            annotations: Map::new(),
         }
     }
 
@@ -305,7 +304,7 @@ pub struct ContainerConfig {
     pub user: String,
     /// `port/protocol` keys.
     #[json(null_is_default, skip_if_empty)]
-    pub exposed_ports: BTreeMap<String, Empty>,
+    pub exposed_ports: Map<Empty>,
     /// `NAME=value` pairs.
     #[json(null_is_default, skip_if_empty)]
     pub env: Vec<String>,
@@ -317,13 +316,13 @@ pub struct ContainerConfig {
     pub cmd: Option<Vec<String>>,
     /// Directories that hold data.
     #[json(null_is_default, skip_if_empty)]
-    pub volumes: BTreeMap<String, Empty>,
+    pub volumes: Map<Empty>,
     /// Absolute working directory.
     #[json(null_is_default, skip_if_empty)]
     pub working_dir: String,
     /// Free key-value pairs.
     #[json(null_is_default, skip_if_empty)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Map<String>,
     /// Signal that asks the program to end.
     #[json(skip_if_empty)]
     pub stop_signal: Option<String>,
@@ -489,7 +488,7 @@ mod tests {
             media_type: String::new(),
             config,
             layers: vec![layer; LAYERS_MAX + 1],
-            annotations: BTreeMap::new(),
+            annotations: Map::new(),
         };
         let error = Manifest::from_json(&to_json(&manifest)).unwrap_err();
         assert!(matches!(*error, Error::Limit { .. }));

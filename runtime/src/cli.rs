@@ -14,9 +14,8 @@ use crate::terminal::Stdio;
 use args::{Args, parse};
 use nix::sys::signal::Signal;
 use nix::unistd::{getegid, geteuid};
-use punnet_json::ToJson;
+use punnet_json::{Map, ToJson};
 use punnet_spec::{Capabilities, OCI_VERSION, Process, Spec};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -235,7 +234,7 @@ struct StateLine<'a> {
     rootfs: &'a Path,
     created: String,
     #[json(skip_if_empty)]
-    annotations: &'a BTreeMap<String, String>,
+    annotations: &'a Map<String>,
     owner: String,
 }
 

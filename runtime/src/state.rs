@@ -16,9 +16,8 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkdir};
-use punnet_json::{FromJson, ToJson};
+use punnet_json::{FromJson, Map, ToJson};
 use punnet_spec::{OCI_VERSION, Spec, State, Status};
-use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -47,7 +46,7 @@ pub(crate) struct Record {
     pub setgroups_denied: bool,
     /// There are poststart or poststop hooks in config.json.
     pub hooks: bool,
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
 }
 
 /// The directory of one container.

@@ -3,8 +3,7 @@
 //! <https://github.com/opencontainers/runc/blob/main/types/events.go>, cgroup-v2.rst
 
 use crate::error::{OsContext, Result};
-use punnet_json::ToJson;
-use std::collections::BTreeMap;
+use punnet_json::{Map, ToJson};
 use std::path::Path;
 
 /// Use of one container. A controller that is not enabled is all zeros.
@@ -19,7 +18,7 @@ pub struct Stats {
     /// Block devices.
     pub blkio: BlockStats,
     /// Huge pages, by size.
-    pub hugetlb: BTreeMap<String, Counter>,
+    pub hugetlb: Map<Counter>,
 }
 
 /// Processor time.
@@ -64,7 +63,7 @@ pub struct MemoryStats {
     /// Memory and swap together.
     pub swap: Counter,
     /// memory.stat as it is.
-    pub raw: BTreeMap<String, u64>,
+    pub raw: Map<u64>,
 }
 
 /// A value and its limit; [`UNLIMITED`] where there is none.
@@ -155,7 +154,7 @@ fn number(text: &str) -> u64 {
 }
 
 /// Lines of a name and a number.
-fn pairs(text: &str) -> BTreeMap<String, u64> {
+fn pairs(text: &str) -> Map<u64> {
     text.lines()
         .filter_map(|line| line.split_once(' '))
         .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
@@ -236,8 +235,8 @@ fn block(stat: &str) -> BlockStats {
 }
 
 /// `hugetlb.<size>.current` and its neighbours, for every size the kernel has.
-fn hugetlb(files: Files<'_>) -> Result<BTreeMap<String, Counter>> {
-    let mut sizes = BTreeMap::new();
+fn hugetlb(files: Files<'_>) -> Result<Map<Counter>> {
+    let mut sizes = Map::new();
     for entry in std::fs::read_dir(files.0).os("read", files.0.display())? {
         let name = entry.os("read", files.0.display())?.file_name();
         let size = name

@@ -1,6 +1,5 @@
 //! run, create, exec: processes in containers.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -578,7 +577,7 @@ fn device(path: &Path) -> Result<DeviceNode> {
     })
 }
 
-fn labels(given: &Given) -> Result<BTreeMap<String, String>> {
+fn labels(given: &Given) -> Result<punnet_json::Map<String>> {
     let pair = |text: &str| {
         let (name, value) = text
             .split_once('=')

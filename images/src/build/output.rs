@@ -1,6 +1,5 @@
 //! A finished stage as an image: its layers as blobs, its configuration, its manifest, and the index over several platforms.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -58,7 +57,7 @@ impl Stage {
         }
         oci::check_layers(layers.descriptors.len())?;
         layers.history.append(&mut self.history);
-        let mut annotations: BTreeMap<String, String> = self
+        let mut annotations: punnet_json::Map<String> = self
             .config
             .labels
             .iter()

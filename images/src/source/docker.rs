@@ -83,7 +83,7 @@ fn add(members: &Members, image: SavedImage, made: &mut Synthesised) -> Result<(
         media_type: media_type::MANIFEST.to_owned(),
         config: config_descriptor,
         layers,
-        annotations: BTreeMap::new(),
+        annotations: Default::default(),
     };
     let manifest = oci::to_json(&manifest);
     let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest);

@@ -4,7 +4,6 @@ use crate::support::{bytes_below, chain, tool};
 use flate2::{Compression, write::GzEncoder};
 use punnet_images::oci::{self, Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
 use punnet_images::{Blobs, Digest, Error, Image, ImportOptions, Result, Source, Store};
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -29,7 +28,7 @@ impl Made {
                 media_type: media_type::MANIFEST.into(),
                 config: Descriptor::of(media_type::CONFIG, b""),
                 layers: Vec::new(),
-                annotations: BTreeMap::new(),
+                annotations: Default::default(),
             },
             config: ImageConfig {
                 architecture: "amd64".into(),

@@ -9,15 +9,17 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod map;
 mod read;
 mod types;
 mod value;
 mod write;
 
 pub use error::Error;
+pub use map::Map;
 pub use punnet_json_derive::{FromJson, ToJson};
 pub use read::Reader;
-pub use value::{Map, Value};
+pub use value::Value;
 pub use write::Writer;
 
 /// What can be read.
@@ -153,7 +155,7 @@ pub fn to_value(value: &dyn ToJson) -> Value {
 }
 
 /// One more member of a [`Value`] that is an object. For [`json!`].
-pub fn insert(object: &mut Map, key: &str, value: Value) {
+pub fn insert(object: &mut Map<Value>, key: &str, value: Value) {
     object.insert(key.to_owned(), value);
 }
 

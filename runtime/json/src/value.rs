@@ -1,13 +1,9 @@
 //! Any JSON.
 
-use std::collections::BTreeMap;
 use std::ops::Index;
 
 use crate::read::Number;
-use crate::{Error, FromJson, Reader, ToJson, Writer};
-
-/// The members of an object, in order of their names.
-pub type Map = BTreeMap<String, Value>;
+use crate::{Error, FromJson, Map, Reader, ToJson, Writer};
 
 /// Any JSON, for documents of which not everything is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +20,7 @@ pub enum Value {
     /// A list.
     Array(Vec<Value>),
     /// An object.
-    Object(Map),
+    Object(Map<Value>),
 }
 
 static NULL: Value = Value::Null;
@@ -68,7 +64,7 @@ impl Value {
     }
 
     /// The members, if this is an object.
-    pub fn as_object(&self) -> Option<&Map> {
+    pub fn as_object(&self) -> Option<&Map<Self>> {
         match self {
             Self::Object(map) => Some(map),
             _ => None,
@@ -76,7 +72,7 @@ impl Value {
     }
 
     /// The members, if this is an object.
-    pub fn as_object_mut(&mut self) -> Option<&mut Map> {
+    pub fn as_object_mut(&mut self) -> Option<&mut Map<Self>> {
         match self {
             Self::Object(map) => Some(map),
             _ => None,

@@ -20,8 +20,7 @@ pub use names::Names;
 pub use process::*;
 pub use state::*;
 
-use punnet_json::{FromJson, ToJson};
-use std::collections::BTreeMap;
+use punnet_json::{FromJson, Map, ToJson};
 
 /// The specification's version that these types follow.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -55,7 +54,7 @@ pub struct Spec {
     pub hooks: Option<Hooks>,
     /// Free key-value pairs.
     #[json(default, skip_if_empty)]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
     /// Everything particular to Linux.
     #[json(default, skip_if_empty)]
     pub linux: Option<Linux>,

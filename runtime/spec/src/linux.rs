@@ -1,8 +1,7 @@
 //! `linux`: namespaces, devices, resources, seccomp.
 
 use crate::{Names, Value};
-use punnet_json::{FromJson, ToJson};
-use std::collections::BTreeMap;
+use punnet_json::{FromJson, Map, ToJson};
 
 /// Everything particular to Linux.
 #[derive(Clone, Debug, Default, PartialEq, ToJson, FromJson)]
@@ -16,7 +15,7 @@ pub struct Linux {
     pub gid_mappings: Vec<IdMapping>,
     /// Kernel parameters, by dotted name.
     #[json(skip_if_empty)]
-    pub sysctl: BTreeMap<String, String>,
+    pub sysctl: Map<String>,
     /// Limits.
     #[json(skip_if_empty)]
     pub resources: Option<Resources>,
@@ -31,7 +30,7 @@ pub struct Linux {
     pub devices: Vec<Device>,
     /// Host network devices to move in.
     #[json(skip_if_empty)]
-    pub net_devices: BTreeMap<String, NetDevice>,
+    pub net_devices: Map<NetDevice>,
     /// System call filter.
     #[json(skip_if_empty)]
     pub seccomp: Option<Seccomp>,
@@ -58,7 +57,7 @@ pub struct Linux {
     pub personality: Option<Personality>,
     /// Offsets of the time namespace, by clock name.
     #[json(skip_if_empty)]
-    pub time_offsets: BTreeMap<String, TimeOffset>,
+    pub time_offsets: Map<TimeOffset>,
 }
 
 /// A range of ids.
@@ -180,10 +179,10 @@ pub struct Resources {
     pub network: Option<NetworkPriorities>,
     /// Rdma controller, by device.
     #[json(skip_if_empty)]
-    pub rdma: BTreeMap<String, Rdma>,
+    pub rdma: Map<Rdma>,
     /// cgroup v2 files, by name.
     #[json(skip_if_empty)]
-    pub unified: BTreeMap<String, String>,
+    pub unified: Map<String>,
 }
 
 /// One device rule.

@@ -1,7 +1,6 @@
 //! The state document: what `state` prints and hooks read.
 
-use punnet_json::{FromJson, ToJson};
-use std::collections::BTreeMap;
+use punnet_json::{FromJson, Map, ToJson};
 
 /// Where a container is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToJson, FromJson)]
@@ -49,7 +48,7 @@ pub struct State {
     pub bundle: String,
     /// From config.json.
     #[json(default, skip_if_empty)]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Map<String>,
 }
 
 /// What a seccomp listener is told beside the descriptor of the filter.
