@@ -14,6 +14,7 @@ use super::{HOST, NAMESPACE, Options, VERSION, debian_architectures, make};
 use crate::build::{self, Strip};
 use crate::packages;
 use crate::process::{output_of, run, stdout_of};
+use crate::size;
 
 const PROGRAMS: &[(&str, &str)] = &[
     ("dpkg", "dpkg"),
@@ -73,7 +74,8 @@ pub fn run_in_ci() -> Result<()> {
             installed(&package, &path("root"))?;
         }
     }
-    Ok(())
+    // They have been built just now; the runtime alone has not.
+    size::boards_in_ci()
 }
 
 /// The archive unpacks into one folder, with a program that may be executed.
