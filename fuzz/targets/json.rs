@@ -10,7 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
     match (serde_json::from_slice::<Value>(bytes), &ours) {
         (Ok(theirs), Ok(ours)) => {
             for written in [punnet_json::to_vec(ours), punnet_json::to_vec_pretty(ours)] {
-                assert_eq!(serde_json::from_slice::<Value>(&written).ok().as_ref(), Some(&theirs));
+                assert_eq!(
+                    serde_json::from_slice::<Value>(&written).ok().as_ref(),
+                    Some(&theirs)
+                );
             }
         }
         (Err(_), Err(_)) => {}
