@@ -62,8 +62,8 @@ pub trait Members {
 
 /// What the members of a struct are called.
 pub struct Shape {
-    /// The struct's name.
-    pub name: &'static str,
+    /// What is said to be missing where something else stands: `struct` and its name.
+    pub expected: &'static str,
     /// Others are errors.
     pub closed: bool,
     /// In the order in which they are written.
@@ -124,9 +124,7 @@ fn read_into(value: &mut dyn FromJson, bytes: &[u8]) -> Result<(), Error> {
 
 /// Writes without blanks.
 pub fn to_vec(value: &dyn ToJson) -> Vec<u8> {
-    let mut writer = Writer::new(false);
-    value.write(&mut writer);
-    writer.into_text().into_bytes()
+    to_string(value).into_bytes()
 }
 
 /// Writes indented by two blanks a level.

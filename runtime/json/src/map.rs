@@ -33,16 +33,6 @@ impl<V> Map<V> {
         self.place(name).ok().map(|at| &self.0[at].1)
     }
 
-    /// The value of that name, to be changed.
-    pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
-        self.place(name).ok().map(|at| &mut self.0[at].1)
-    }
-
-    /// Whether there is a value of that name.
-    pub fn contains_key(&self, name: &str) -> bool {
-        self.place(name).is_ok()
-    }
-
     /// Takes the place of what had this name, which is returned.
     pub fn insert(&mut self, name: String, value: V) -> Option<V> {
         match self.place(&name) {

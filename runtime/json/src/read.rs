@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What is next, after blanks.
-    fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
                 return Some(byte);
@@ -425,9 +425,13 @@ impl<'a> Reader<'a> {
 
     /// A struct.
     pub fn object(&mut self, into: &mut dyn Object) -> Result<()> {
-        let Shape { name, closed, fields } = into.shape();
+        let Shape {
+            expected,
+            closed,
+            fields,
+        } = into.shape();
         let mut seen = 0_u64;
-        self.map(&format!("struct {name}"), &mut |reader, key| {
+        self.map(expected, &mut |reader, key| {
             let Some(index) = fields.iter().position(|field| field.key == key) else {
                 if *closed {
                     let keys = fields.iter().map(|field| field.key);
@@ -459,13 +463,12 @@ impl<'a> Reader<'a> {
         match self.peek() {
             Some(b'[') => self.array("", &mut |reader| reader.skip()),
             Some(b'{') => self.map("", &mut |reader, _| reader.skip()),
-            _ => self.found().map(|_| ()),
+            Some(b'"') => self.text().map(drop),
+            Some(b't' | b'f') => self.bool().map(drop),
+            Some(b'-' | b'0'..=b'9') => self.number().map(drop),
+            _ if self.null()? => Ok(()),
+            _ => Err(self.not_expected("any valid JSON value")),
         }
-    }
-
-    /// What the next value begins with.
-    pub(crate) fn first(&mut self) -> Option<u8> {
-        self.peek()
     }
 }
 

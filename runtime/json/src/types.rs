@@ -1,6 +1,5 @@
 //! What is read and written of the standard library's types.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,15 +14,18 @@ macro_rules! integers {
                 0
             }
             fn read(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+                let least = ($type::MIN as i64).unsigned_abs();
                 // The range was checked.
-                *self = reader.integer($type::MIN.unsigned_abs().into_u64(), $type::MAX.into_u64(), stringify!($type))? as $type;
+                *self = reader.integer(least, $type::MAX as u64, stringify!($type))? as $type;
                 Ok(())
             }
         }
         impl ToJson for $type {
             fn write(&self, writer: &mut Writer) {
                 #[allow(unused_comparisons)]
-                writer.number(*self < 0, self.unsigned_abs().into_u64());
+                let is_negative = *self < 0;
+                let bits = *self as u64;
+                writer.number(is_negative, if is_negative { bits.wrapping_neg() } else { bits });
             }
             fn is_empty(&self) -> bool {
                 *self == 0
@@ -32,28 +34,6 @@ macro_rules! integers {
     )*};
 }
 
-/// For numbers that are not negative.
-trait IntoU64 {
-    fn into_u64(self) -> u64;
-    fn unsigned_abs(self) -> Self
-    where
-        Self: Sized,
-    {
-        self
-    }
-}
-
-macro_rules! into_u64 {
-    ($($type:ident)*) => {$(
-        impl IntoU64 for $type {
-            fn into_u64(self) -> u64 {
-                self as u64
-            }
-        }
-    )*};
-}
-
-into_u64!(u8 u16 u32 u64 usize i8 i16 i32 i64);
 integers!(u8 u16 u32 u64 usize i8 i16 i32 i64);
 
 impl FromJson for bool {
@@ -106,15 +86,6 @@ impl ToJson for str {
     }
     fn is_empty(&self) -> bool {
         self.is_empty()
-    }
-}
-
-impl ToJson for Cow<'_, str> {
-    fn write(&self, writer: &mut Writer) {
-        writer.string(self);
-    }
-    fn is_empty(&self) -> bool {
-        str::is_empty(self)
     }
 }
 

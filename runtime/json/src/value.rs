@@ -95,7 +95,7 @@ impl FromJson for Value {
     }
 
     fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
-        *self = match reader.first() {
+        *self = match reader.peek() {
             Some(b't' | b'f') => Self::Bool(reader.bool()?),
             Some(b'"') => Self::String(reader.string()?.into_owned()),
             Some(b'-' | b'0'..=b'9') => Self::Number(match reader.number()? {

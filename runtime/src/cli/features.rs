@@ -284,12 +284,7 @@ fn process_of(spec: &mut Spec) -> &mut Process {
 
 /// A part of `linux` as a file has it, so that this page does not depend on the shape of fields that are only probed.
 fn set(linux: &mut Linux, part: Value) {
-    let file = punnet_json::to_string(&json!({ "ociVersion": punnet_spec::OCI_VERSION, "linux": part }));
-    // Read as every file is: reading a `Value` would be a second copy of all that reads `Linux` (66 KiB).
-    if let Ok(Spec {
-        linux: Some(read), ..
-    }) = Spec::from_json(file.as_bytes())
-    {
+    if let Ok(read) = punnet_json::from_slice(&punnet_json::to_vec(&part)) {
         *linux = read;
     }
 }

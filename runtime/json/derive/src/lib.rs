@@ -125,7 +125,7 @@ impl Described {
 
     /// The members, for `which` kind of thing.
     fn shape(&self) -> Tokens {
-        let name = self.name.to_string();
+        let expected = format!("struct {}", self.name);
         let closed = self.closed;
         let fields = self.parts.iter().map(|part| {
             let Part {
@@ -140,7 +140,7 @@ impl Described {
         });
         quote! {
             static SHAPE: ::punnet_json::Shape = ::punnet_json::Shape {
-                name: #name,
+                expected: #expected,
                 closed: #closed,
                 fields: &[#(#fields),*],
             };
