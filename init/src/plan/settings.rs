@@ -131,7 +131,7 @@ fn cidr(value: &str) -> Result<Cidr, String> {
 }
 
 fn server(value: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
     (!value.is_empty() && value.bytes().all(plain))
         .then(|| value.to_owned())
         .ok_or_else(|| format!("{value:?} is no server's name"))

@@ -11,8 +11,12 @@ const ERA_S: u64 = 1 << 32;
 /// Version 4, mode 3: client.
 const CLIENT: u8 = 4 << 3 | 3;
 
-/// `HOST` or `HOST:PORT`.
+/// `HOST` or `HOST:PORT`; an IPv6 address with a port has brackets. RFC 3986, section 3.2.2
 pub fn host_and_port(server: &str) -> (&str, u16) {
+    if let Some((host, rest)) = server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
+        return (host, port.unwrap_or(PORT));
+    }
     let named = server
         .split_once(':')
         .and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -91,6 +95,8 @@ mod tests {
             ("pool.ntp.org", ("pool.ntp.org", 123)),
             ("192.0.2.1:4123", ("192.0.2.1", 4123)),
             ("2001:db8::1", ("2001:db8::1", 123)),
+            ("[2001:db8::1]:4123", ("2001:db8::1", 4123)),
+            ("[2001:db8::1]", ("2001:db8::1", 123)),
             ("host:", ("host:", 123)),
             ("host:65536", ("host:65536", 123)),
         ] {
