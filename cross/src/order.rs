@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::ptrace::{self, Options as Trace};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -48,6 +49,7 @@ pub fn run_command(options: &Options) -> Result<()> {
         Some(binary) => binary.clone(),
         None => Compiler::find()?.build_with("punnet", Arch::Amd64, &[], Strip::No)?,
     };
+    on_one_processor()?;
     let mut executed = Vec::new();
     every_command(&binary, |_, words| {
         executed.push(trace(words)?);
@@ -57,6 +59,19 @@ pub fn run_command(options: &Options) -> Result<()> {
     std::fs::write(root().join(SCRIPT), script(&names))?;
     println!("{} functions in {SCRIPT}", names.len());
     Ok(())
+}
+
+/// A step is two switches between two processes: on two processors each would wake the other up.
+fn on_one_processor() -> Result<()> {
+    let allowed = sched_getaffinity(Pid::this())?;
+    let mut first = CpuSet::new();
+    for number in 0..CpuSet::count() {
+        if allowed.is_set(number)? {
+            first.set(number)?;
+            break;
+        }
+    }
+    Ok(sched_setaffinity(Pid::this(), &first)?)
 }
 
 /// What is left out: tables for walking up the stack, of the C library, ring and assembly. Nothing walks: a panic is a trap. On 32-bit ARM each table names a

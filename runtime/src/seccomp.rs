@@ -20,7 +20,7 @@ pub use profile::default_seccomp;
 use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
-use built::Built;
+use built::{Built, next_word, parsed};
 use punnet_spec::{Names, Seccomp, SyscallArg, SyscallRule};
 use punnet_sys::{FILTER_INSTRUCTIONS_MAX, SockFilter};
 
@@ -448,7 +448,7 @@ fn compile_arch(arch: &Arch, rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
                 .filter_map(|name| Some((number_in(arch.table, name)?, rule))),
         );
     }
-    calls.sort_unstable();
+    calls.sort_unstable_by_key(|&(number, rule)| u64::from(number) << 32 | u64::from(rule));
     program.push(op(LOAD, NR));
     program.extend(arch.x32_check());
     search(&ranges(&calls, rules), rules, program);
@@ -456,19 +456,19 @@ fn compile_arch(arch: &Arch, rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
 
 /// The number of a call in a table.
 fn number_in(table: &str, name: &str) -> Option<u32> {
-    let bytes = table.as_bytes();
+    let table = table.as_bytes();
     // Both are where an entry starts, or the end.
     let (mut from, mut to) = (0, table.len());
     while from < to {
         let mut start = from + (to - from) / 2;
-        while start > from && (bytes[start - 1] != b' ' || bytes[start].is_ascii_digit()) {
+        while start > from && (table[start - 1] != b' ' || table[start].is_ascii_digit()) {
             start -= 1;
         }
-        let mut words = table[start..].split(' ');
-        let (found, number) = (words.next()?, words.next()?);
-        match found.cmp(name) {
-            Ordering::Equal => return number.parse().ok(),
-            Ordering::Less => from = start + found.len() + number.len() + 2,
+        let (found, rest) = next_word(&table[start..]);
+        let (number, rest) = next_word(rest);
+        match found.cmp(name.as_bytes()) {
+            Ordering::Equal => return Some(parsed(number)),
+            Ordering::Less => from = table.len() - rest.len() + 1,
             Ordering::Greater => to = start,
         }
     }

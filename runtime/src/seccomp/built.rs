@@ -354,7 +354,7 @@ const fn rows_that_need(capability: &[u8]) -> u32 {
 }
 
 /// The first word and what follows it. No word is left when it is empty.
-const fn next_word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) const fn next_word(text: &[u8]) -> (&[u8], &[u8]) {
     let mut text = text;
     while let [b' ', rest @ ..] = text {
         text = rest;
@@ -394,7 +394,7 @@ const fn same(one: &[u8], other: &[u8]) -> bool {
     true
 }
 
-const fn parsed(digits: &[u8]) -> u32 {
+pub(super) const fn parsed(digits: &[u8]) -> u32 {
     let (mut number, mut at) = (0, 0);
     while at < digits.len() {
         number = number * 10 + (digits[at] - b'0') as u32;
