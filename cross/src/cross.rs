@@ -4,6 +4,8 @@
 //! compiled with the binary, for size (see RUSTFLAGS below), which needs its source: of the toolchain that runs us, when rustup has
 //! brought it (`rustup component add rust-src`), else of Debian's.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -174,7 +176,15 @@ impl Compiler {
         if !features.is_empty() {
             command.args(["--no-default-features", "--features", &features.join(",")]);
         }
-        // For the last link alone: the dependencies need not be compiled anew when it changes.
+        if arch == Arch::ArmV7 {
+            let zig = zig_for_thumb(place)?;
+            let target = target.replace('-', "_");
+            command
+                .env(format!("CC_{target}"), &zig)
+                .env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &zig);
+        }
+        // For the last link alone: the dependencies need not be compiled anew when it changes. No -Os among it: zig's C library would be 7 KiB smaller, with
+        // a memcpy(3) that goes byte by byte.
         command.arg("--").arg(format!(
             "-Clink-arg=-Wl,-T,{}",
             order::script_for_linker(place)?.display()
@@ -230,6 +240,23 @@ const fn last_flags(arch: Arch) -> &'static [&'static str] {
         Arch::Amd64 | Arch::Arm64 => &[],
         Arch::ArmV7 | Arch::ArmV6 => &["-Cllvm-args=-enable-machine-outliner=always"],
     }
+}
+
+/// C for ARMv7 in Thumb-2 too, ring's and the C library's (not assembly, part of which is for the other mode alone): an architecture of its own to zig,
+/// and none to cargo-zigbuild. The rest is what cargo-zigbuild says for the target: not every ARMv7 has NEON and registers above d15.
+const ZIG_FOR_THUMB: &str = r#"#!/bin/sh
+case "$*" in *.S) arch=arm ;; *) arch=thumb ;; esac
+exec cargo-zigbuild zig cc -- -g -fno-sanitize=all -mcpu=generic+v7a+vfp3-d32+thumb2-neon -target $arch-linux-musleabihf "$@"
+"#;
+
+fn zig_for_thumb(place: &Place) -> Result<PathBuf> {
+    let path = place.output.join("zig-for-thumb");
+    if !std::fs::read_to_string(&path).is_ok_and(|text| text == ZIG_FOR_THUMB) {
+        std::fs::create_dir_all(&place.output)?;
+        std::fs::write(&path, ZIG_FOR_THUMB)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    }
+    Ok(path)
 }
 
 /// Where a build's files are. Nothing of it reaches the binary (`reproducible.rs`).

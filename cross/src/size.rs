@@ -20,12 +20,12 @@ const BUDGETS: [(&str, &[&str], u64); 3] = [
     ("runtime, images, agent (all)", &[], 5900),
 ];
 
-/// The most KiB that the program for ARM boards may weigh: with the runtime alone (the goal is 450), and all of it (the goal is 1536). At most a twentieth over what was measured
-/// when it was set; the same compiler gives the same bytes.
+/// The most KiB that the program for ARM boards may weigh: with the runtime alone (the goal is 450), and all of it (the goal is 1536). At most a
+/// twentieth over what was measured when it was set; the same compiler gives the same bytes.
 const BOARD_BUDGETS: [(Arch, u64, u64); 3] = [
-    (Arch::Arm64, 450, 2270),
-    (Arch::ArmV7, 350, 1655),
-    (Arch::ArmV6, 460, 2255),
+    (Arch::Arm64, 450, 2230),
+    (Arch::ArmV7, 335, 1536),
+    (Arch::ArmV6, 450, 2220),
 ];
 
 /// Rows of the table by crate.
