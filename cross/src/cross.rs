@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use punnet_boards::{Arch, Description};
 
-use crate::build::{Strip, cargo, existing, features_name, root, target_dir};
+use crate::build::{Strip, cargo, features_name, root, target_dir};
 use crate::order;
 use crate::packages;
 use crate::process::{is_installed, run, stdout_of};
@@ -142,12 +142,14 @@ impl Compiler {
         strip: Strip,
     ) -> Result<PathBuf> {
         let target = arch.target();
-        let mut folder = place.output.join("boards").join(features_name(features));
+        let boards = place.output.join("boards");
         let mut flags = self.flags(place, arch);
-        if strip == Strip::NoAndLines {
-            folder.push("lines");
+        let folder = if strip == Strip::NoAndLines {
             flags += " -Cdebuginfo=line-tables-only";
-        }
+            boards.join("lines")
+        } else {
+            boards.join("all")
+        };
         let mut command = Command::new("cargo-zigbuild");
         command
             .current_dir(&place.source)
@@ -194,7 +196,14 @@ impl Compiler {
             command.arg("-Cstrip=none");
         }
         run(&mut command)?;
-        existing(folder.join(target).join("release").join(package))
+        // What all features share is compiled once, in one folder, where the next features' program takes the place of this one.
+        let built = folder.join(target).join("release").join(package);
+        let own = folder.join(features_name(features)).join(target);
+        let (new, kept) = (own.join("new"), own.join(package));
+        std::fs::create_dir_all(own)?;
+        std::fs::copy(&built, &new).with_context(|| built.display().to_string())?;
+        std::fs::rename(new, &kept)?;
+        Ok(kept)
     }
 
     /// For each crate, the standard library's too. Paths of this machine do not reach the binary: the same source gives the same bytes anywhere.

@@ -18,8 +18,21 @@ use crate::{InitError, Result, chain, mount, say};
 const TEMPLATE: &str = "/lib/punnet/data.ext4.gz";
 /// What a template may unpack to.
 const TEMPLATE_BYTES_MAX: u64 = 256 << 20;
-/// In RAM as long as there is nothing else: half of it, or images push the agent out.
-const RAM_OPTIONS: &str = "mode=755,size=50%";
+/// In RAM as long as there is nothing else: half of what is free, or images push the agent and PID 1 out. tmpfs(5), proc_meminfo(5)
+fn ram_options() -> String {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match available_kib(&meminfo) {
+        Some(kib) => format!("mode=755,size={}k", kib / 2),
+        None => "mode=755,size=25%".into(),
+    }
+}
+
+fn available_kib(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
 
 const FLAGS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
@@ -108,7 +121,7 @@ pub fn mount_root(choice: Choice) -> Vec<String> {
         }
     }
     troubles.push("images and containers are kept in RAM until this is mended".into());
-    if let Err(error) = mount("tmpfs", DATA_ROOT, Some("tmpfs"), FLAGS, RAM_OPTIONS) {
+    if let Err(error) = mount("tmpfs", DATA_ROOT, Some("tmpfs"), FLAGS, &ram_options()) {
         troubles.push(chain(&error));
     }
     troubles
@@ -144,7 +157,7 @@ const BELOW: &str = "/run/init/data";
 fn over_read_only() -> Result<()> {
     fs::create_dir_all(BELOW).map_err(InitError::at("make", BELOW))?;
     mount(DATA_ROOT, BELOW, None, MsFlags::MS_MOVE, "")?;
-    mount("tmpfs", DATA_ROOT, Some("tmpfs"), FLAGS, RAM_OPTIONS)?;
+    mount("tmpfs", DATA_ROOT, Some("tmpfs"), FLAGS, &ram_options())?;
     let (below, root) = (Path::new(BELOW), Path::new(DATA_ROOT));
     copy_small(below, root, 0).map_err(InitError::at("copy", BELOW))?;
     let store = root.join("store");
@@ -272,6 +285,14 @@ fn grow_file_system(partition: &Partition, troubles: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_free_is_read_from_the_line_that_says_so() {
+        let text = "MemTotal:         440924 kB\nMemFree:          1 kB\nMemAvailable:   12792 kB\n";
+        assert_eq!(available_kib(text), Some(12_792));
+        assert_eq!(available_kib("MemTotal: 440924 kB\n"), None);
+        assert_eq!(available_kib("MemAvailable: many kB\n"), None);
+    }
 
     fn partition(name: &str, content: Content, on: Option<(usize, &str)>) -> Partition {
         Partition {

@@ -6,7 +6,7 @@ use super::BoardPrograms;
 use super::story::{Story, Variant};
 
 /// Between these it is searched, MiB: with the one every board of ours must work, with the other no kernel of Debian's starts.
-const ENOUGH_MIB: u32 = 64;
+pub const ENOUGH_MIB: u32 = 64;
 const TOO_LITTLE_MIB: u32 = 24;
 
 /// Prints each try, and at the end the least that worked: with all modules of the board's file, and without those that only devices ask for.

@@ -190,7 +190,7 @@ pub(super) struct Story {
     /// What the firmware was told by the last restart.
     flag: RebootFlag,
     /// What the board is given that is not its own.
-    variant: Variant,
+    pub(super) variant: Variant,
     /// The card's switch is at "lock".
     pub(super) read_only: bool,
     /// The board's programs, for another version of its system.

@@ -96,7 +96,7 @@ impl Story {
         self.cut_power()
     }
 
-    /// The data is gone: the fleet fills RAM with what shall run.
+    /// The data is gone: the fleet fills RAM with what shall run. Where RAM is too small for it, that is all that fails.
     pub(super) fn start_without_data(&mut self) -> Result<()> {
         let card = self.artefacts.card.clone();
         let (offset, _) = image::data_on_card(&card)?;
@@ -108,7 +108,16 @@ impl Story {
         self.expect_troubles(&wrong)?;
         self.wait_online()?;
         self.wait_troubles(&wrong, true)?;
-        self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")?;
+        if self.variant.memory_mib.is_some() {
+            self.wait_app("hello", "to have no room", |app| {
+                app["detail"]
+                    .as_str()
+                    .is_some_and(|detail| detail.contains("is too full"))
+            })?;
+            self.wait_online()?;
+        } else {
+            self.wait_app("hello", "to run from RAM", |app| app["state"] == "running")?;
+        }
         self.cut_power()
     }
 
