@@ -440,12 +440,12 @@ impl Outcome {
 
 fn compile_arch(arch: &Arch, rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
     // (number, rule): a call may be named by several rules, whose order counts.
-    let mut calls = Vec::new();
+    let (mut calls, mut near) = (Vec::new(), 0);
     for (rule, Rule { names, .. }) in (0..).zip(&rules.list) {
         calls.extend(
             names
                 .iter()
-                .filter_map(|name| Some((number_in(arch.table, name)?, rule))),
+                .filter_map(|name| Some((number_in(arch.table, name, &mut near)?, rule))),
         );
     }
     calls.sort_unstable_by_key(|&(number, rule)| u64::from(number) << 32 | u64::from(rule));
@@ -454,9 +454,24 @@ fn compile_arch(arch: &Arch, rules: &Rules<'_>, program: &mut Vec<SockFilter>) {
     search(&ranges(&calls, rules), rules, program);
 }
 
-/// The number of a call in a table.
-fn number_in(table: &str, name: &str) -> Option<u32> {
+/// How many entries are looked at before the rest of the table is searched.
+const NEAR: usize = 4;
+
+/// The number of a call in a table. `near` is where the last one was found: lists are mostly sorted as the table is, and the next is not far.
+fn number_in(table: &str, name: &str, near: &mut usize) -> Option<u32> {
     let table = table.as_bytes();
+    let mut at = *near;
+    for _ in 0..NEAR {
+        let (found, number, next) = entry(table, at);
+        match found.cmp(name.as_bytes()) {
+            Ordering::Equal => {
+                *near = next;
+                return Some(parsed(number));
+            }
+            Ordering::Less if next < table.len() => at = next,
+            _ => break,
+        }
+    }
     // Both are where an entry starts, or the end.
     let (mut from, mut to) = (0, table.len());
     while from < to {
@@ -464,15 +479,24 @@ fn number_in(table: &str, name: &str) -> Option<u32> {
         while start > from && (table[start - 1] != b' ' || table[start].is_ascii_digit()) {
             start -= 1;
         }
-        let (found, rest) = next_word(&table[start..]);
-        let (number, rest) = next_word(rest);
+        let (found, number, next) = entry(table, start);
         match found.cmp(name.as_bytes()) {
-            Ordering::Equal => return Some(parsed(number)),
-            Ordering::Less => from = table.len() - rest.len() + 1,
+            Ordering::Equal => {
+                *near = next;
+                return Some(parsed(number));
+            }
+            Ordering::Less => from = next,
             Ordering::Greater => to = start,
         }
     }
     None
+}
+
+/// The entry that starts there: name, number, and where the next one starts or the table ends.
+fn entry(table: &[u8], start: usize) -> (&[u8], &[u8], usize) {
+    let (name, rest) = next_word(&table[start..]);
+    let (number, rest) = next_word(rest);
+    (name, number, (table.len() - rest.len() + 1).min(table.len()))
 }
 
 /// Ranges of numbers with the same outcome: (first number, outcome), the first starting at 0.

@@ -114,6 +114,24 @@ fn tables_are_sorted_and_pair_names_with_numbers() {
 }
 
 #[test]
+fn the_order_of_the_names_makes_no_difference() {
+    for arch in [&X86_64, &X86, &AARCH64, &ARM] {
+        let mut names: Vec<&str> = arch.table.split(' ').step_by(2).collect();
+        names.push("no_such_call");
+        let program = |names: &[&str]| {
+            let allowed = rule(names, "SCMP_ACT_ALLOW", Vec::new());
+            rest(&filter("SCMP_ACT_ERRNO", vec![allowed]), &[arch])
+        };
+        let sorted = program(&names);
+        names.reverse();
+        assert_eq!(program(&names), sorted, "{}", arch.name);
+        let half = names.len() / 2;
+        names.rotate_left(half);
+        assert_eq!(program(&names), sorted, "{}", arch.name);
+    }
+}
+
+#[test]
 fn arguments_are_compared_as_64_bits() {
     const BIG: u64 = 0x1_0000_0005;
     type Case<'a> = (&'a str, u64, u64, &'a [u64], &'a [u64]);
