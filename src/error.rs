@@ -15,7 +15,7 @@ const TRY_LATER: u8 = 75;
 pub type Result<T, E = Box<CliError>> = std::result::Result<T, E>;
 
 /// Errors of the user's verbs.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum CliError {
     /// The command line makes no sense.
     #[error("{0} (punnet --help shows the verbs, punnet VERB --help what one takes)")]
@@ -202,13 +202,14 @@ boxed! {
     Box<punnet_init::InitError>,
 }
 
+/// In people's words, as the runtime's errors.
+impl fmt::Debug for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&punnet_runtime::chain(self))
+    }
+}
+
 /// Prints an error and its causes in one line.
 pub fn print_chain(error: &dyn Error) {
-    let mut line = format!("punnet: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line += &format!(": {error}");
-        cause = error.source();
-    }
-    eprintln!("{line}");
+    eprintln!("punnet: {}", punnet_runtime::chain(error));
 }

@@ -2,6 +2,7 @@
 
 use crate::Digest;
 use nix::errno::Errno;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 pub type Result<T, E = Box<Error>> = std::result::Result<T, E>;
 
 /// Why an image could not be read, stored, built or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A system call or a read or write failed.
@@ -245,6 +246,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// In people's words too: what the derive would write out is 1.6 KiB, and says less.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(self))
+    }
 }
 
 impl Error {

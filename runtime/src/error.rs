@@ -3,8 +3,7 @@
 use crate::hooks::HookKind;
 use nix::errno::Errno;
 use punnet_spec::Status;
-use std::error::Error as _;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Shorthand for results of this crate. The error is one pointer wide: each of the many `?` passes it on, and errors are rare.
 pub type Result<T, E = Box<Error>> = std::result::Result<T, E>;
@@ -16,8 +15,20 @@ pub const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Exit status when the program is not there.
 pub const EXIT_NOT_FOUND: u8 = 127;
 
+/// An error and its causes as one sentence.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String cannot fail.
+        write!(text, ": {error}").unwrap_or_default();
+        cause = error.source();
+    }
+    text
+}
+
 /// Errors of the runtime, by what a caller can act on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The command line.
@@ -125,6 +136,13 @@ fn why_not(status: Status) -> String {
     }
 }
 
+/// In people's words too: what the derive would write out is more code, and says less.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(self))
+    }
+}
+
 impl Error {
     /// Exit status for `run` and `exec`: 126 and 127 speak of the program, 125 of everything else.
     pub fn exit_code(&self) -> u8 {
@@ -145,14 +163,7 @@ impl Error {
 
     /// This error and its causes in one line, as it is printed at the edge.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // Writing to a String cannot fail.
-            write!(text, ": {error}").unwrap_or_default();
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// A field of config.json refused.

@@ -49,7 +49,7 @@ mod stats;
 
 pub use control::{Seen, Watch};
 pub use controllers::{ControllerFacts, Missing};
-pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result};
+pub use error::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Error, Result, chain};
 pub use id::{ContainerId, ID_BYTES_MAX};
 pub use idmap::as_root_of;
 pub use own_file::{OutOfReach, guard as guard_own_file};
