@@ -108,7 +108,11 @@ impl Story {
         self.expect_troubles(&wrong)?;
         self.wait_online()?;
         self.wait_troubles(&wrong, true)?;
-        if self.variant.memory_mib.is_some() {
+        if self
+            .variant
+            .memory_mib
+            .is_some_and(|mib| mib <= super::lowest::ENOUGH_MIB)
+        {
             self.wait_app("hello", "to have no room", |app| {
                 app["detail"]
                     .as_str()
