@@ -460,33 +460,25 @@ const NEAR: usize = 4;
 /// The number of a call in a table. `near` is where the last one was found: lists are mostly sorted as the table is, and the next is not far.
 fn number_in(table: &str, name: &str, near: &mut usize) -> Option<u32> {
     let table = table.as_bytes();
-    let mut at = *near;
-    for _ in 0..NEAR {
+    // Both are where an entry starts, or the end.
+    let (mut from, mut to) = (0, table.len());
+    let (mut at, mut tries) = (*near, NEAR);
+    while from < to {
+        if tries == 0 || at == to {
+            at = from + (to - from) / 2;
+            while at > from && (table[at - 1] != b' ' || table[at].is_ascii_digit()) {
+                at -= 1;
+            }
+        }
+        tries = tries.saturating_sub(1);
         let (found, number, next) = entry(table, at);
         match found.cmp(name.as_bytes()) {
             Ordering::Equal => {
                 *near = next;
                 return Some(parsed(number));
             }
-            Ordering::Less if next < table.len() => at = next,
-            _ => break,
-        }
-    }
-    // Both are where an entry starts, or the end.
-    let (mut from, mut to) = (0, table.len());
-    while from < to {
-        let mut start = from + (to - from) / 2;
-        while start > from && (table[start - 1] != b' ' || table[start].is_ascii_digit()) {
-            start -= 1;
-        }
-        let (found, number, next) = entry(table, start);
-        match found.cmp(name.as_bytes()) {
-            Ordering::Equal => {
-                *near = next;
-                return Some(parsed(number));
-            }
-            Ordering::Less => from = next,
-            Ordering::Greater => to = start,
+            Ordering::Less => (from, at) = (next, next),
+            Ordering::Greater => (to, tries) = (at, 0),
         }
     }
     None
