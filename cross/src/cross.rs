@@ -116,10 +116,10 @@ impl Compiler {
             && !is_installed("zig")
         {
             eprintln!("    installing zig, for its C libraries and its linker");
-            run(Command::new("python3").args(["-m", "pip", "install", "--quiet", "ziglang"]))
+            run(Command::new("python3").args(["-m", "pip", "install", "--quiet", ZIG]))
                 .context("zig is not here and pip cannot install it: see ziglang.org")?;
         }
-        packages::ensure_cargo_tool("cargo-zigbuild")
+        packages::ensure_cargo_tool("cargo-zigbuild", "0.24.1")
     }
 
     /// Builds a package's binary as small as we ship it.
@@ -218,6 +218,9 @@ impl Compiler {
         )
     }
 }
+
+/// Its C library and its linker are part of what we ship, whose size has a budget: another version is taken on purpose.
+const ZIG: &str = "ziglang==0.17.1";
 
 /// For every architecture.
 const FLAGS: [&str; 6] = [

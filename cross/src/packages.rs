@@ -105,11 +105,11 @@ pub fn busybox() -> Result<PathBuf> {
     found.context("busybox is not installed (Debian: busybox-static)")
 }
 
-/// Installs a cargo subcommand when it is missing.
-pub fn ensure_cargo_tool(tool: &str) -> Result<()> {
+/// Installs a cargo subcommand when it is missing. Which version is known to work is said, so that a fresh machine is like this one.
+pub fn ensure_cargo_tool(tool: &str, version: &str) -> Result<()> {
     if stdout_of(Command::new(tool).arg("--version")).is_ok() {
         return Ok(());
     }
-    eprintln!("    installing {tool} (some minutes)");
-    run(cargo().args(["install", "--quiet", "--locked", tool]))
+    eprintln!("    installing {tool} {version} (some minutes)");
+    run(cargo().args(["install", "--quiet", "--locked", "--version", version, tool]))
 }

@@ -285,7 +285,8 @@ impl Stand {
         self.controller.take().map_or(Ok(()), Server::kill)
     }
 
-    fn enrolment(&self) -> PathBuf {
+    /// What the agent is given.
+    pub fn enrolment(&self) -> PathBuf {
         self.path().join("enrolment.json")
     }
 

@@ -157,7 +157,7 @@ fn clippy() -> Result<()> {
 
 /// Licences, sources, duplicate and banned crates. The advisory database is not in a package registry: it is asked where it can be reached, by hand.
 fn dependencies() -> Result<()> {
-    packages::ensure_cargo_tool("cargo-deny")?;
+    packages::ensure_cargo_tool("cargo-deny", "0.20.2")?;
     // It looks at the crates for every platform; so far only those for this one have been fetched.
     run(cargo().args(["fetch", "--quiet", "--locked"]))?;
     run(cargo().args([

@@ -1,12 +1,10 @@
 //! What a person tells the one `punnet apps serve`, and what it tells back: small files in RAM.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -42,38 +40,29 @@ impl Orders {
     }
 
     /// Makes this process the only one that serves.
-    pub fn lock(&self) -> Result<Flock<File>> {
+    pub fn lock(&self) -> Result<File> {
         fs::create_dir_all(&self.folder).map_err(file("cannot create", &self.folder))?;
         let path = self.folder.join("lock");
-        let opened = OpenOptions::new()
+        let lock = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&path);
-        let opened = opened.map_err(file("cannot open", &path))?;
-        let mut lock =
-            Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => {
-                    CliError::Usage("another `punnet apps serve` runs already".into()).into()
-                }
-                errno => file("cannot lock", &path)(errno.into()),
-            })?;
-        let mut write = || {
-            lock.set_len(0)?;
-            lock.write_all(std::process::id().to_string().as_bytes())
-        };
-        write().map_err(file("cannot write", &path))?;
-        Ok(lock)
+        let lock = lock.map_err(file("cannot open", &path))?;
+        let is_ours =
+            punnet_sys::lock_for_process(&lock).map_err(|errno| file("cannot lock", &path)(errno.into()))?;
+        if is_ours {
+            Ok(lock)
+        } else {
+            Err(CliError::Usage("another `punnet apps serve` runs already".into()).into())
+        }
     }
 
     /// The one that serves; `None` when nobody does.
     pub fn server(&self) -> Option<Pid> {
-        let path = self.folder.join("lock");
-        match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
-            Ok(_) => None,
-            Err(_) => fs::read_to_string(&path).ok()?.parse().ok().map(Pid::from_raw),
-        }
+        let lock = File::open(self.folder.join("lock")).ok()?;
+        punnet_sys::process_with_lock(&lock).ok()?
     }
 
     /// Makes the server look at files and orders.

@@ -238,6 +238,19 @@ fn a_container_runs_because_the_controller_said_so_through_mosquitto() {
 }
 
 #[test]
+fn a_second_agent_on_the_same_data_root_is_refused() {
+    let stand = running_stand(Broker::Embedded);
+    let second = output(stand.punnet(&["agent", "--enrolment"]).arg(stand.enrolment()));
+    assert_eq!(second.status.code(), Some(1));
+    let complaint = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        complaint.contains("another agent runs with the data root"),
+        "{complaint}"
+    );
+    stand.remove().unwrap();
+}
+
+#[test]
 fn an_agent_killed_at_any_moment_ends_with_the_container_running_once() {
     let mut stand = running_stand(Broker::Embedded);
     for round in 0..8_u32 {
@@ -253,7 +266,12 @@ fn an_agent_killed_at_any_moment_ends_with_the_container_running_once() {
                 .then_some(()))
         };
         wait_running(&stand, "hello");
-        wait_for("the new version's greeting", PATIENCE, wanted).unwrap();
+        if let Err(error) = wait_for("the new version's greeting", PATIENCE, wanted) {
+            panic!(
+                "round {round}: {error:#}; the agent:\n{}",
+                stand.log_tail("agent.log")
+            );
+        }
         // What the killed agent had begun may end with it and be started anew after a pause. Twice it must not run at any time.
         let settled = || {
             let processes = processes_of(&stand, "hello");
