@@ -20,7 +20,7 @@ use crate::emulator::{self, Machine};
 use crate::image;
 use crate::stand::Programs;
 
-pub use story::{Variant, scenario};
+pub use story::{Clock, Variant, scenario};
 
 /// Options of `boot`.
 #[derive(clap::Args)]
@@ -59,7 +59,11 @@ pub fn run_command(options: &Options) -> Result<()> {
     }
     let variant = Variant {
         memory_mib: options.memory,
-        counted: options.counted,
+        clock: if options.counted {
+            Clock::Counted
+        } else {
+            Clock::Real
+        },
         ..Variant::default()
     };
     if options.lowest_memory {

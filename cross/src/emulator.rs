@@ -23,6 +23,8 @@ const SILENT_FACTOR: u32 = 10;
 
 /// For an answer of the console.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a time of its own clock to come, by this machine's.
+const UPTIME_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Programs it takes, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -169,6 +171,19 @@ impl Machine {
             stat(answer).is_some()
         })?;
         stat(&answer).context("the kernel counts no writes")
+    }
+
+    /// Waits until it has been up so long by its own clock, and returns how long it has been, seconds. The board is at its console.
+    pub fn wait_uptime(&mut self, seconds: f64) -> Result<f64> {
+        let uptime = |answer: &str| {
+            answer
+                .split_whitespace()
+                .find_map(|word| word.parse::<f64>().ok())
+        };
+        let answer = self.ask_until("cat /proc/uptime", UPTIME_TIMEOUT, |answer| {
+            uptime(answer).is_some_and(|now| now >= seconds)
+        })?;
+        uptime(&answer).context("just seen")
     }
 
     /// From one moment to the next.
@@ -385,7 +400,11 @@ fn drive(kind: Drive, card: &Path, read_only: bool) -> Result<String> {
         }
     };
     let lock = if read_only { ",readonly=on" } else { "" };
-    Ok(format!("file={},format=raw,if={interface}{lock}", card.display()))
+    // Cutting the board's power leaves what this machine's kernel has of the card: nothing needs to wait for its disk.
+    Ok(format!(
+        "file={},format=raw,if={interface},cache=unsafe{lock}",
+        card.display()
+    ))
 }
 
 /// A copy of the kernel's device tree without what QEMU does not model, and as it wires the rest.

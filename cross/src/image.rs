@@ -287,9 +287,13 @@ fn data_file_system(file: &Path, offset: u64, bytes: u64) -> Result<()> {
 
 /// The kernel's command line.
 pub fn command_line(board: &Board) -> String {
-    let console = format!("console={}", board.serial_console);
-    let words = board.kernel_command_line.iter().map(String::as_str);
-    words.chain([console.as_str()]).collect::<Vec<_>>().join(" ")
+    let own = [
+        format!("console={}", board.serial_console),
+        // Which board this is, should its description be lost.
+        format!("punnet.board={}", board.name),
+    ];
+    let words: Vec<_> = board.kernel_command_line.iter().chain(&own).cloned().collect();
+    words.join(" ")
 }
 
 /// What the boot partition holds; the system itself is in the folder `a`, and its first update goes to `b`.
@@ -787,9 +791,12 @@ mod tests {
         assert!(config_txt(&zero).contains("os_prefix=a/") && config_txt(&zero).contains("arm_64bit=0"));
         assert!(config_txt(&four).contains("arm_64bit=1"));
         let line = command_line(&zero);
-        assert!(
-            line.contains("cgroup_enable=memory") && line.contains("console=ttyAMA0,115200"),
-            "{line}"
-        );
+        for word in [
+            "cgroup_enable=memory",
+            "console=ttyAMA0,115200",
+            "punnet.board=raspberry-pi-zero",
+        ] {
+            assert!(line.split(' ').any(|found| found == word), "{line}");
+        }
     }
 }

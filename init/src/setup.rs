@@ -111,10 +111,15 @@ fn mounts(troubles: &mut Troubles) {
 
 /// What the board is, left for the other roles where its description is, or should be.
 fn board(troubles: &mut Troubles) -> Board {
-    let (board, wrong) = Board::as_far_as_readable(Path::new(BOARD));
+    let (mut board, wrong) = Board::as_far_as_readable(Path::new(BOARD));
     if let Some(wrong) = wrong {
         troubles.add(wrong);
-        let written = fs::create_dir_all(BOARD_FOLDER).and_then(|()| fs::write(BOARD, board.to_json()));
+        // An update of the system is made for one board, and may be what mends this.
+        if let Some(name) = kernel_word("board") {
+            board.name = name;
+        }
+        let written =
+            fs::create_dir_all(BOARD_FOLDER).and_then(|()| fs::write(BOARD, board.to_json() + "\n"));
         if let Err(error) = written {
             say(format_args!("cannot write {BOARD}: {error}"));
         }

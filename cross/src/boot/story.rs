@@ -42,28 +42,43 @@ const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
 const FIRMWARE_WAITS_S: u32 = 30;
 /// The board that asks a time server of ours: it has no clock.
 const BOARD_WITHOUT_CLOCK: &str = "raspberry-pi-zero";
+/// The board that is watched at rest: its emulation can hurry.
+const BOARD_AT_REST: &str = "qemu-virt-aarch64";
 /// The board that meets what goes wrong in the field: it starts soonest.
 const BOARD_IN_TROUBLE: &str = "qemu-virt-aarch64";
-/// The board that is watched at rest.
-const BOARD_AT_REST: &str = "raspberry-pi-zero";
 /// The board whose LED is the kernel's, where it can be read back.
 const BOARD_WITH_LED: &str = "raspberry-pi-zero";
-/// What is to be written is written within seconds: what is seen later comes from somebody who is awake. sysctl(5), by the kernel's command line
-const WRITES_SOON: [&str; 2] = [
-    "sysctl.vm.dirty_expire_centisecs=100",
-    "sysctl.vm.dirty_writeback_centisecs=100",
-];
 
-/// The machine's clock counts instructions, 2 ns each, on one processor: what it measures is the same whatever else this machine does. QEMU, TCG instruction counting
-const BY_INSTRUCTIONS: [&str; 2] = ["-icount", "shift=1,sleep=on"];
+/// How the board's clock goes. QEMU, TCG instruction counting
+#[derive(Clone, Copy, Default)]
+pub enum Clock {
+    /// As this machine's.
+    #[default]
+    Real,
+    /// It counts instructions, 2 ns each, on one processor: what it measures is the same whatever else this machine does. While the board waits, it goes as
+    /// this machine's.
+    Counted,
+    /// Likewise, but while the board waits it goes on to when somebody is to wake.
+    Hurried,
+}
+
+impl Clock {
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Real => &[],
+            Self::Counted => &["-icount", "shift=1,sleep=on"],
+            Self::Hurried => &["-icount", "shift=1,sleep=off"],
+        }
+    }
+}
 
 /// What the board is given that is not its own.
 #[derive(Clone, Copy, Default)]
 pub struct Variant {
     /// RAM.
     pub memory_mib: Option<u32>,
-    /// A clock that goes by its instructions.
-    pub counted: bool,
+    /// Its clock.
+    pub clock: Clock,
     /// It may well not work: nobody waits for it as long as for one that shall.
     pub is_tried: bool,
     /// Without the modules that only devices ask for.
@@ -74,8 +89,8 @@ impl Variant {
     /// More words for QEMU.
     pub(super) fn arguments(self) -> Vec<String> {
         let memory = self.memory_mib.map(|mib| ["-m".into(), mib.to_string()]);
-        let counted = self.counted.then(|| BY_INSTRUCTIONS.map(str::to_owned));
-        memory.into_iter().chain(counted).flatten().collect()
+        let clock = self.clock.arguments().iter().map(|word| (*word).to_owned());
+        memory.into_iter().flatten().chain(clock).collect()
     }
 
     /// For the board to be online, and for one thing that the fleet asks for.
@@ -142,12 +157,12 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
         step("updating its system to one that hangs");
         story.update_system_to_one_that_hangs()?;
     }
-    if board == BOARD_AT_REST {
-        step("resting");
-        story.rest_without_writing()?;
-    }
     step("switching off in order");
     story.power_off()?;
+    if board == BOARD_AT_REST {
+        step("resting for an hour of its own clock");
+        story.rest_for_an_hour()?;
+    }
     if board == BOARD_ON_MOSQUITTO {
         step("telling the fleet what is wrong");
         story.tell_fleet_of_trouble()?;
@@ -173,6 +188,8 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
         story.start_with_another_kernel()?;
         step("starting from a card with its apps on it");
         story.start_alone()?;
+        step("starting by a clock that counts instructions");
+        story.start_in_time()?;
     }
     step("done");
     Ok(())
@@ -293,11 +310,7 @@ impl Story {
 
     /// With more words for QEMU, and another network than this machine's.
     pub(super) fn switch_on_with(&mut self, arguments: &[&str], network: Option<&str>) -> Result<()> {
-        let mut words = vec!["punnet.console"];
-        if self.artefacts.description.board.name == BOARD_AT_REST {
-            words.extend(WRITES_SOON);
-        }
-        words.extend(self.variant.words());
+        let words = [&["punnet.console"], self.variant.words()].concat();
         let more = self.variant.arguments();
         let arguments: Vec<_> = arguments
             .iter()

@@ -153,6 +153,12 @@ impl Story {
             said.contains("/dev/watchdog0 restarts the board when it is not fed"),
             "the watchdog is not used: {said}"
         );
+        // Updates of its system are for it as before.
+        let name = format!("\"name\":\"{}\"", self.artefacts.description.board.name);
+        self.machine()?
+            .ask_until("cat /etc/punnet/board.json", STEP_TIMEOUT, |answer| {
+                answer.contains(&name)
+            })?;
         self.cut_power()?;
         let good = self.artefacts.initramfs.clone();
         image::put_on_card(&self.artefacts.card, &good, "a/initramfs")
