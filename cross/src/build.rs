@@ -1,5 +1,8 @@
 //! Building our own programs.
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +15,20 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("cross/ is a folder of the repository")
+}
+
+/// Makes a file have this content, from one moment to the next, and leaves it alone when it has: others may be reading it.
+pub fn keep(path: &Path, text: &str, mode: u32) -> Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    let folder = path.parent().context("a file is in a folder")?;
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::set_permissions(file.path(), Permissions::from_mode(mode))?;
+    file.into_temp_path().persist(path)?;
+    Ok(())
 }
 
 /// Where cargo writes.

@@ -4,15 +4,13 @@
 //! compiled with the binary, for size (see RUSTFLAGS below), which needs its source: of the toolchain that runs us, when rustup has
 //! brought it (`rustup component add rust-src`), else of Debian's.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use punnet_boards::{Arch, Description};
 
-use crate::build::{Strip, cargo, features_name, root, target_dir};
+use crate::build::{Strip, cargo, features_name, keep, root, target_dir};
 use crate::order;
 use crate::packages;
 use crate::process::{is_installed, run, stdout_of};
@@ -142,14 +140,15 @@ impl Compiler {
         strip: Strip,
     ) -> Result<PathBuf> {
         let target = arch.target();
-        let boards = place.output.join("boards");
         let mut flags = self.flags(place, arch);
-        let folder = if strip == Strip::NoAndLines {
+        let kind = if strip == Strip::NoAndLines {
             flags += " -Cdebuginfo=line-tables-only";
-            boards.join("lines")
+            "lines"
         } else {
-            boards.join("all")
+            "all"
         };
+        // One for each architecture, so that several are built at a time: cargo locks it.
+        let folder = place.output.join("boards").join(kind).join(target);
         let mut command = Command::new("cargo-zigbuild");
         command
             .current_dir(&place.source)
@@ -198,7 +197,7 @@ impl Compiler {
         run(&mut command)?;
         // What all features share is compiled once, in one folder, where the next features' program takes the place of this one.
         let built = folder.join(target).join("release").join(package);
-        let own = folder.join(features_name(features)).join(target);
+        let own = folder.join(features_name(features));
         let (new, kept) = (own.join("new"), own.join(package));
         std::fs::create_dir_all(own)?;
         std::fs::copy(&built, &new).with_context(|| built.display().to_string())?;
@@ -263,11 +262,7 @@ exec cargo-zigbuild zig cc -- -g -fno-sanitize=all -mcpu=generic+v7a+vfp3-d32+th
 
 fn zig_for_thumb(place: &Place) -> Result<PathBuf> {
     let path = place.output.join("zig-for-thumb");
-    if !std::fs::read_to_string(&path).is_ok_and(|text| text == ZIG_FOR_THUMB) {
-        std::fs::create_dir_all(&place.output)?;
-        std::fs::write(&path, ZIG_FOR_THUMB)?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o755))?;
-    }
+    keep(&path, ZIG_FOR_THUMB, 0o755)?;
     Ok(path)
 }
 

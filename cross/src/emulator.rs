@@ -1,6 +1,7 @@
 //! A board's image in QEMU: its serial line as text, its power switch.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,14 +46,18 @@ pub struct Machine {
     firmware_watchdog: Option<(Duration, Instant)>,
     /// The card, as the kernel calls it.
     disk: &'static str,
+    /// The socket of QEMU's monitor.
+    monitor: PathBuf,
 }
 
 impl Machine {
     /// Switches it on, with these words on the kernel's command line besides the board's.
     pub fn start(artefacts: &Artefacts, words: &[&str], conditions: &Conditions<'_>) -> Result<Self> {
         let mut command = command(artefacts, words, conditions)?;
+        let monitor = artefacts.card.with_extension("monitor");
         command
-            .args(["-serial", "stdio", "-monitor", "none"])
+            .args(["-serial", "stdio", "-monitor"])
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let (server, keyboard, mut screen) = Server::start_with_pipes("emulated board", &mut command)?;
@@ -89,6 +94,7 @@ impl Machine {
                 Some(Drive::Sd) => "mmcblk0",
                 Some(Drive::Virtio) | None => "vda",
             },
+            monitor,
         })
     }
 
@@ -184,6 +190,17 @@ impl Machine {
             uptime(answer).is_some_and(|now| now >= seconds)
         })?;
         uptime(&answer).context("just seen")
+    }
+
+    /// Plugs something in: what `-device` takes. QEMU, human monitor: device_add
+    pub fn plug_in(&self, device: &str) -> Result<()> {
+        let mut monitor = UnixStream::connect(&self.monitor).context("QEMU's monitor does not answer")?;
+        monitor.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        read_prompt(&mut monitor)?;
+        monitor.write_all(format!("device_add {device}\n").as_bytes())?;
+        let answer = read_prompt(&mut monitor)?;
+        ensure!(!answer.contains("Error"), "QEMU takes no {device}: {answer}");
+        Ok(())
     }
 
     /// From one moment to the next.
@@ -296,6 +313,19 @@ fn boot_files(artefacts: &Artefacts, flag: RebootFlag) -> Result<Booted> {
 fn value_in<'a>(config: &'a str, key: &str) -> Option<&'a str> {
     let found = config.lines().find_map(|line| line.strip_prefix(key));
     found.map(str::trim)
+}
+
+/// What QEMU's monitor says until it wants the next command.
+fn read_prompt(monitor: &mut UnixStream) -> Result<String> {
+    let mut said = Vec::new();
+    while !said.ends_with(b"(qemu) ") {
+        let mut byte = [0];
+        monitor
+            .read_exact(&mut byte)
+            .context("QEMU's monitor does not go on")?;
+        said.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn tail(text: &str) -> String {

@@ -22,7 +22,7 @@ use object::{Object, ObjectSymbol, SymbolKind};
 use punnet_boards::Arch;
 
 use crate::bench::runtime::every_command;
-use crate::build::{Strip, root};
+use crate::build::{Strip, keep, root};
 use crate::cross::{Compiler, Place};
 use crate::process::start_stopped;
 
@@ -89,8 +89,7 @@ pub fn script_for_linker(place: &Place) -> Result<PathBuf> {
     let path = place
         .output
         .join(format!("hot-functions-{:016x}.ld", hasher.finish()));
-    std::fs::create_dir_all(&place.output)?;
-    std::fs::write(&path, text)?;
+    keep(&path, &text, 0o644)?;
     Ok(path)
 }
 

@@ -31,6 +31,10 @@ const TRIED_TIMEOUT: Duration = Duration::from_secs(180);
 const BALLAST_BYTES: usize = 6 << 20;
 /// The board whose fleet has Mosquitto with TLS and passwords. It has a clock, so that certificates are good from the start.
 const BOARD_ON_MOSQUITTO: &str = "qemu-x86_64";
+/// The board that something is plugged into while it runs.
+const BOARD_WITH_USB: &str = "qemu-x86_64";
+/// A host controller whose driver is loaded because it is there, and a serial line for the adapter. QEMU, usb-serial (FTDI's chip)
+const USB: [&str; 4] = ["-device", "qemu-xhci", "-chardev", "null,id=line"];
 /// The board that is told its address instead of asking for one; what QEMU's user network would give it is another (10.0.2.15).
 const BOARD_WITH_FIXED_ADDRESS: &str = "qemu-x86_64";
 const FIXED_ADDRESS: &str = "address=10.0.2.77/24\ngateway=10.0.2.2\n";
@@ -162,6 +166,10 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
     if board == BOARD_AT_REST {
         step("resting for an hour of its own clock");
         story.rest_for_an_hour()?;
+    }
+    if board == BOARD_WITH_USB {
+        step("plugging in a serial adapter");
+        story.plug_in_an_adapter()?;
     }
     if board == BOARD_ON_MOSQUITTO {
         step("telling the fleet what is wrong");
@@ -491,6 +499,21 @@ impl Story {
         ensure!(lines == want, "the line did not follow: {lines:?}");
         println!("    | {}", lines[0]);
         Ok(())
+    }
+
+    /// Its modules are loaded when it comes. The board is off, before and after.
+    fn plug_in_an_adapter(&mut self) -> Result<()> {
+        self.switch_on_with(&USB, None)?;
+        self.wait_console()?;
+        let machine = self.machine()?;
+        machine.ask_until("ls /sys/bus/usb/devices", STEP_TIMEOUT, |answer| {
+            answer.contains("usb1")
+        })?;
+        let before = machine.ask_until("ls /dev", STEP_TIMEOUT, |answer| answer.contains("ttyS0"))?;
+        ensure!(!before.contains("ttyUSB"), "it has an adapter already: {before}");
+        machine.plug_in("usb-serial,chardev=line,always-plugged=on")?;
+        machine.ask_until("ls /dev", STEP_TIMEOUT, |answer| answer.contains("ttyUSB0"))?;
+        self.power_off()
     }
 
     fn exceed_memory(&mut self) -> Result<()> {

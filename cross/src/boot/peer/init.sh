@@ -19,6 +19,8 @@ if $busybox grep -q debian.prepare /new/proc/cmdline; then
     $busybox chroot /new /debootstrap/debootstrap --second-stage
     $busybox chroot /new apt-get clean
     $busybox sync
+    # The second stage has unmounted the one it was given.
+    $busybox mount -t proc proc /proc
     $busybox mount -o remount,ro /new
     echo "Debian is prepared"
     while :; do $busybox sleep 60; done
