@@ -18,6 +18,7 @@ use crate::build;
 use crate::cross::Compiler;
 use crate::emulator::{self, Machine};
 use crate::image;
+use crate::process::side_by_side;
 use crate::stand::Programs;
 
 pub use story::{Clock, Variant, scenario};
@@ -151,26 +152,16 @@ pub fn run_in_ci() -> Result<()> {
     };
     // Compiled before anything runs: a compiler beside it would make every board late.
     let turns = TURNS_OF_CI.iter().map(turn).collect::<Result<Vec<_>>>()?;
-    turns.into_iter().try_for_each(|turn| {
-        std::thread::scope(|scope| {
-            let tell = |(board, programs)| {
-                let variant = Variant {
-                    memory_mib: (board == LEAST).then_some(lowest::ENOUGH_MIB),
-                    ..Variant::default()
-                };
-                scenario(board, programs, variant).context(board)
-            };
-            let running: Vec<_> = turn
-                .into_iter()
-                .map(|board| scope.spawn(move || tell(board)))
-                .collect();
-            running.into_iter().try_for_each(|board| {
-                board
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a board's thread has panicked"))?
-            })
-        })
-    })
+    let tell = |(board, programs)| {
+        let variant = Variant {
+            memory_mib: (board == LEAST).then_some(lowest::ENOUGH_MIB),
+            ..Variant::default()
+        };
+        scenario(board, programs, variant).context(board)
+    };
+    turns
+        .into_iter()
+        .try_for_each(|turn| side_by_side(turn, tell).map(drop))
 }
 
 /// The whole story on every board that QEMU emulates.

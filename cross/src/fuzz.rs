@@ -101,22 +101,14 @@ fn run_targets(left: VecDeque<(String, u32)>) -> Result<()> {
     let programs = folder.join(&host).join("release");
     let left = Mutex::new(left);
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let work = || -> Result<()> {
+    let work = |_| {
         while let Some((name, seconds)) = next() {
             println!("    {name}: {seconds} s");
             run_target(&programs, &folder, &name, seconds)?;
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            worker
-                .join()
-                .map_err(|_| anyhow::anyhow!("a fuzzer's thread has panicked"))??;
-        }
-        Ok(())
-    })
+    process::side_by_side(0..AT_A_TIME, work).map(drop)
 }
 
 fn run_target(programs: &Path, folder: &Path, name: &str, seconds: u32) -> Result<()> {

@@ -75,6 +75,26 @@ pub fn is_installed(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
+/// Does each in a thread of its own. What came of them, in their order, once all have ended; or the first error in that order.
+pub fn side_by_side<I: Send, T: Send>(
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = items
+            .into_iter()
+            .map(|item| scope.spawn(move || work(item)))
+            .collect();
+        let ended = running.into_iter().map(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread has panicked"))?
+        });
+        ended.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
 /// Looks again and again until `ready` has an answer.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let began = Instant::now();

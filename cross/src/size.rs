@@ -11,6 +11,7 @@ use punnet_boards::Arch;
 
 use crate::build::{self, Strip, static_target};
 use crate::cross::{self, Compiler};
+use crate::process::side_by_side;
 
 /// Feature sets of the device binary, smallest first, and the most KiB each may weigh on the machine that runs the tests (x86-64 with glibc's
 /// static half, which alone is some 800 KiB). About a tenth over what was measured when it was set.
@@ -114,16 +115,7 @@ pub fn boards_in_ci() -> Result<()> {
             .collect::<Result<Vec<_>>>()
     };
     // Side by side: one processor does the last part of each, which is the longest.
-    let weighed = std::thread::scope(|scope| {
-        let weighing = BOARD_BUDGETS.map(|budget| scope.spawn(move || weigh(budget)));
-        weighing
-            .into_iter()
-            .map(|arch| {
-                arch.join()
-                    .map_err(|_| anyhow::anyhow!("a build's thread has panicked"))?
-            })
-            .collect::<Result<Vec<_>>>()
-    })?;
+    let weighed = side_by_side(BOARD_BUDGETS, weigh)?;
     let mut outgrown = Vec::new();
     for (what, kib, budget_kib) in weighed.into_iter().flatten() {
         println!("    {what}: {kib} KiB of {budget_kib}");

@@ -50,11 +50,10 @@ impl Story {
 
     /// As `start_alone` has left it, the board has the app's first output in time. The board is off.
     pub(super) fn start_in_time(&mut self) -> Result<()> {
-        let clock = std::mem::replace(&mut self.variant.clock, Clock::Counted);
         let mut fastest_s = f64::INFINITY;
         for _ in 0..STARTS {
             let began = Instant::now();
-            self.switch_on_isolated(&[])?;
+            self.with_clock(Clock::Counted, |story| story.switch_on_isolated(&[]))?;
             let start = Start::of(self.machine()?, began, GREETING)?;
             self.cut_power()?;
             fastest_s = fastest_s.min(start.after_pid_1_s());
@@ -63,7 +62,6 @@ impl Story {
                 break;
             }
         }
-        self.variant.clock = clock;
         ensure!(
             fastest_s <= START_MAX_S,
             "the app's first output came {fastest_s:.2} s after the first process, of {STARTS} starts at best; {START_MAX_S} s are allowed"

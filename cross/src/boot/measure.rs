@@ -105,7 +105,6 @@ fn sockets(protocols: &str) -> (u64, u64) {
 impl Story {
     /// A card lives for so many writes: a board at rest makes none in an hour. The board is off, before and after.
     pub(super) fn rest_for_an_hour(&mut self) -> Result<()> {
-        let clock = std::mem::replace(&mut self.variant.clock, Clock::Hurried);
         let mut rested = self.rest();
         for _ in 1..RESTS {
             // To a board in a hurry this machine may seem to hang, when its disk or its network does not answer at once.
@@ -116,14 +115,13 @@ impl Story {
             println!("    | the board took this machine for dead, and is started again");
             rested = self.rest();
         }
-        self.variant.clock = clock;
         rested?;
         self.wait_online()?;
         self.power_off()
     }
 
     fn rest(&mut self) -> Result<()> {
-        self.switch_on()?;
+        self.with_clock(Clock::Hurried, Self::switch_on)?;
         self.wait_online()?;
         self.wait_app("hello", "to run", |app| app["state"] == "running")?;
         let machine = self.machine()?;

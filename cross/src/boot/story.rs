@@ -316,6 +316,18 @@ impl Story {
         self.switch_on_with(&[arguments, &isolated].concat(), Some("alone"))
     }
 
+    /// Switches it on with another clock, this once.
+    pub(super) fn with_clock(
+        &mut self,
+        clock: Clock,
+        switch_on: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let usual = std::mem::replace(&mut self.variant.clock, clock);
+        let done = switch_on(self);
+        self.variant.clock = usual;
+        done
+    }
+
     /// With more words for QEMU, and another network than this machine's.
     pub(super) fn switch_on_with(&mut self, arguments: &[&str], network: Option<&str>) -> Result<()> {
         let words = [&["punnet.console"], self.variant.words()].concat();
