@@ -40,6 +40,8 @@ const BOARD_WITH_FIXED_ADDRESS: &str = "qemu-x86_64";
 const FIXED_ADDRESS: &str = "address=10.0.2.77/24\ngateway=10.0.2.2\n";
 /// What QEMU's user network advertises by IPv6, as /proc/net/if_inet6 writes it.
 const ADVERTISED_PREFIX: &str = "fec0000000000000";
+/// ::1, which lo has once it is up, likewise.
+const LOOPBACK: &str = "00000000000000000000000000000001";
 /// The board whose system is updated: its kernel is the smallest one.
 const BOARD_WITH_UPDATES: &str = "qemu-x86_64";
 /// Its firmware gives a kernel so long to take the watchdog over; a busy machine needs some, and nobody waits for a minute.
@@ -192,6 +194,8 @@ pub fn scenario(board: &str, programs: BoardPrograms, variant: Variant) -> Resul
         story.start_from_a_read_only_card()?;
         step("starting without data");
         story.start_without_data()?;
+        step("starting with a blank data partition");
+        story.start_with_blank_data()?;
         step("starting with another kernel than its modules are of");
         story.start_with_another_kernel()?;
         step("starting from a card with its apps on it");
@@ -374,7 +378,7 @@ impl Story {
         })
     }
 
-    /// By DHCP or as `punnet.txt` says, and by router advertisement.
+    /// By DHCP or as `punnet.txt` says, by router advertisement, and loopback's.
     fn check_addresses(&mut self) -> Result<()> {
         let fixed = self.artefacts.description.board.name == BOARD_WITH_FIXED_ADDRESS;
         self.wait_console()?;
@@ -385,7 +389,7 @@ impl Story {
             "the board has not the address {address}"
         );
         machine.ask_until("cat /proc/net/if_inet6", STEP_TIMEOUT, |answer| {
-            answer.contains(ADVERTISED_PREFIX)
+            answer.contains(ADVERTISED_PREFIX) && answer.contains(LOOPBACK)
         })?;
         Ok(())
     }
@@ -549,7 +553,14 @@ impl Story {
         }
         let still = self.pid_of(" /hello ", "")?;
         ensure!(still == app, "the app was started anew: {app} is {still}");
-        self.wait_app("hello", "to run on", |app| app["state"] == "running")
+        self.wait_app("hello", "to run on", |app| app["state"] == "running")?;
+        // Its parent died: PID 1 is left to reap it.
+        self.machine()?.type_line(&format!("signal KILL {app}"))?;
+        self.pid_of(" /hello ", &app)?;
+        let stat = format!("cat /proc/{app}/stat");
+        self.machine()?
+            .ask_until(&stat, STEP_TIMEOUT, |answer| answer.contains("No such file"))?;
+        Ok(())
     }
 
     /// The process whose line has this in it, once there is one with another id than `not`.
